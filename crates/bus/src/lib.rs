@@ -1,0 +1,1 @@
+//! Group commit to Kafka and its topics: the only place that speaks Kafka.

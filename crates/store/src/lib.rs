@@ -1,0 +1,1 @@
+//! Device registry, keys, sessions and limits: the only place that speaks Redis.

@@ -1,0 +1,1 @@
+//! How a Sluice process starts, reports and stops: configuration, telemetry, admin listener, drain.

@@ -1,0 +1,1 @@
+//! Validated values shared by all of Sluice: device ids, tenants, session ids.

@@ -1,0 +1,1 @@
+//! Virtual-clock links, vectors, device profiles and seeded randomness for USMP tests.

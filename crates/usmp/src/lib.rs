@@ -1,0 +1,2 @@
+//! The USMP protocol.
+#![no_std]

@@ -1,0 +1,2 @@
+//! Open-loop swarm of devices and the bounds measured beside it.
+fn main() {}

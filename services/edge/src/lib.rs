@@ -1,0 +1,1 @@
+//! The edge: terminates USMP sessions and hands verified records to Kafka.

@@ -1,0 +1,2 @@
+//! The edge: terminates USMP sessions and hands verified records to Kafka.
+fn main() {}

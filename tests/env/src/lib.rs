@@ -1,0 +1,1 @@
+//! Finds, starts, stops and hurts the real servers that tests need.

@@ -1,0 +1,1 @@
+//! End-to-end tests: real Redis, real Kafka, the official SDK.

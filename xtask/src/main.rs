@@ -1,0 +1,2 @@
+//! Development tasks: test environment, generated files, checks.
+fn main() {}
