@@ -28,9 +28,8 @@ impl DeviceId {
     pub fn to_hex(self) -> [u8; 12] {
         const DIGITS: &[u8; 16] = b"0123456789abcdef";
         let mut out = [0; 12];
-        for (pair, byte) in out.chunks_exact_mut(2).zip(self.0) {
-            pair[0] = DIGITS[usize::from(byte >> 4)];
-            pair[1] = DIGITS[usize::from(byte & 15)];
+        for (pair, byte) in out.as_chunks_mut::<2>().0.iter_mut().zip(self.0) {
+            *pair = [DIGITS[usize::from(byte >> 4)], DIGITS[usize::from(byte & 15)]];
         }
         out
     }

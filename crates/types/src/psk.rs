@@ -104,13 +104,11 @@ impl PublishedKey {
 
 fn unhex(text: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
     let digit = |byte: u8| char::from(byte).to_digit(16).and_then(|value| u8::try_from(value).ok());
-    if !text.len().is_multiple_of(2) {
-        return None;
-    }
+    let (pairs, []) = text.as_chunks::<2>() else { return None };
     // Reserved at once: a growing vector would leave copies of the key behind.
     let mut bytes = Zeroizing::new(Vec::with_capacity(text.len() / 2));
-    for pair in text.chunks_exact(2) {
-        bytes.push(digit(pair[0])? << 4 | digit(pair[1])?);
+    for &[high, low] in pairs {
+        bytes.push(digit(high)? << 4 | digit(low)?);
     }
     Some(bytes)
 }
