@@ -1,0 +1,395 @@
+//! Configuration of the edge. Each field says what it does, its unit, its default and what a change costs.
+
+use std::net::SocketAddr;
+use std::num::{NonZeroU32, NonZeroUsize};
+use std::time::Duration;
+
+use ipnet::IpNet;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// Where devices connect and what they may use.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct EdgeConfig {
+    /// Address and port for devices over TCP, or `"off"`. Port 0 lets the system choose. Default `0.0.0.0:9000`.
+    /// `[::]:9000` takes IPv6 and IPv4.
+    pub tcp: Listen,
+    /// Address and port for devices over UDP, or `"off"`. Port 0 lets the system choose. Default `0.0.0.0:9000`.
+    pub udp: Listen,
+    /// Threads that serve devices, each with sockets and sessions of its own. Default: one per core.
+    /// More than cores costs throughput.
+    pub shards: Option<NonZeroUsize>,
+    /// Size of the kernel's receive buffer of each UDP socket, in bytes. Default 4194304; the kernel cuts it to
+    /// `net.core.rmem_max`. A small one loses datagrams in bursts; devices then send again.
+    pub udp_receive_buffer_bytes: u32,
+    /// The PROXY protocol, version 2, on the TCP listener.
+    pub proxy_protocol: ProxyProtocolConfig,
+    /// How handshakes are bounded.
+    pub handshake: HandshakeConfig,
+    /// How sessions are bounded.
+    pub session: SessionConfig,
+    /// How many of each thing there may be.
+    pub limits: LimitsConfig,
+    /// How the edge stops.
+    pub drain: DrainConfig,
+    /// How refusals are reported.
+    pub security_events: SecurityEventConfig,
+    /// Lets whoever reaches the admin listener send bytes to any device (`POST /debug/devices/{id}/send`). For tests
+    /// and development. Default false.
+    pub dangerously_allow_admin_send: bool,
+}
+
+impl Default for EdgeConfig {
+    fn default() -> Self {
+        Self {
+            tcp: Listen::default(),
+            udp: Listen::default(),
+            shards: None,
+            udp_receive_buffer_bytes: 4 << 20,
+            proxy_protocol: ProxyProtocolConfig::default(),
+            handshake: HandshakeConfig::default(),
+            session: SessionConfig::default(),
+            limits: LimitsConfig::default(),
+            drain: DrainConfig::default(),
+            security_events: SecurityEventConfig::default(),
+            dangerously_allow_admin_send: false,
+        }
+    }
+}
+
+/// A listener's address, or none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(try_from = "String", into = "String")]
+#[schemars(with = "String")]
+pub enum Listen {
+    /// No listener.
+    Off,
+    /// Bound to this address.
+    On(SocketAddr),
+}
+
+impl Listen {
+    /// The address, if there is to be a listener.
+    #[must_use]
+    pub const fn address(self) -> Option<SocketAddr> {
+        match self {
+            Self::Off => None,
+            Self::On(address) => Some(address),
+        }
+    }
+}
+
+impl Default for Listen {
+    fn default() -> Self {
+        Self::On(SocketAddr::from(([0, 0, 0, 0], 9000)))
+    }
+}
+
+/// Why a text names no listener.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("`{text}` is no listener: write ADDRESS:PORT such as 0.0.0.0:9000 or [::]:9000, or \"off\"")]
+pub struct ListenError {
+    text: String,
+}
+
+impl TryFrom<String> for Listen {
+    type Error = ListenError;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        if text == "off" {
+            return Ok(Self::Off);
+        }
+        text.parse().map(Self::On).map_err(|_| ListenError { text: text.chars().take(80).collect() })
+    }
+}
+
+impl From<Listen> for String {
+    fn from(listen: Listen) -> Self {
+        match listen {
+            Listen::Off => "off".into(),
+            Listen::On(address) => address.to_string(),
+        }
+    }
+}
+
+/// Whose word about the device's address is taken.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct ProxyProtocolConfig {
+    /// Ranges of the balancers in front. A TCP connection from one of them must start with a version 2 header; from
+    /// anywhere else it must not have one. Default: none. Too wide a range lets devices forge their addresses.
+    #[schemars(with = "Vec<String>")]
+    pub trusted: Vec<IpNet>,
+}
+
+/// Bounds of handshakes.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct HandshakeConfig {
+    /// Time from the first byte to the proof of the key, after which a handshake is given up. Default `10s`, what the
+    /// official clients wait.
+    #[serde(with = "humantime_serde")]
+    #[schemars(with = "String")]
+    pub timeout: Duration,
+    /// Time for one step over TCP: until HELLO is whole, then until HELLO_ACK is. Default `5s`. It bounds how long
+    /// a silent connection holds a place.
+    #[serde(with = "humantime_serde")]
+    #[schemars(with = "String")]
+    pub tcp_step_timeout: Duration,
+    /// Handshakes in progress per shard, UDP and TCP each. Default 4096, about 1 KB each. When full, the oldest one
+    /// makes room.
+    pub in_progress_per_shard: NonZeroU32,
+    /// X25519 operations a shard does before it looks at live sessions again. Default 8, about 0.2 ms.
+    /// More speeds up a reconnecting fleet and delays live sessions.
+    pub key_exchanges_per_turn: NonZeroU32,
+    /// Key look-ups at once, whole process. Default 256. Beyond it a handshake waits for the device's next attempt.
+    pub key_lookups: NonZeroU32,
+    /// Time after which a key look-up counts as failed. Default `3s`.
+    #[serde(with = "humantime_serde")]
+    #[schemars(with = "String")]
+    pub key_lookup_timeout: Duration,
+    /// Failed proofs after which the same device id from the same address waits. Default 5. Other devices behind
+    /// that address, and the same device at another one, are not affected.
+    pub failures_before_penalty: NonZeroU32,
+    /// Longest such wait; it starts at one second and doubles. Default `60s`.
+    #[serde(with = "humantime_serde")]
+    #[schemars(with = "String")]
+    pub max_penalty: Duration,
+}
+
+impl Default for HandshakeConfig {
+    fn default() -> Self {
+        Self {
+            timeout: Duration::from_secs(10),
+            tcp_step_timeout: Duration::from_secs(5),
+            in_progress_per_shard: const { NonZeroU32::new(4096).unwrap() },
+            key_exchanges_per_turn: const { NonZeroU32::new(8).unwrap() },
+            key_lookups: const { NonZeroU32::new(256).unwrap() },
+            key_lookup_timeout: Duration::from_secs(3),
+            failures_before_penalty: const { NonZeroU32::new(5).unwrap() },
+            max_penalty: Duration::from_secs(60),
+        }
+    }
+}
+
+/// Bounds of sessions.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct SessionConfig {
+    /// Time without an authentic frame after which a TCP session is closed; it stands still while the edge itself
+    /// does not read. Default `300s`. Below 90 s it closes official clients that only listen.
+    #[serde(with = "humantime_serde")]
+    #[schemars(with = "String")]
+    pub tcp_idle_timeout: Duration,
+    /// The same for UDP sessions. Default `3600s`. Longer ones hold about 0.5 KB of memory each.
+    #[serde(with = "humantime_serde")]
+    #[schemars(with = "String")]
+    pub udp_idle_timeout: Duration,
+    /// Time in which a device must take the bytes written to its TCP connection. Default `10s`; then the connection is
+    /// closed.
+    #[serde(with = "humantime_serde")]
+    #[schemars(with = "String")]
+    pub tcp_write_timeout: Duration,
+    /// Sessions of one device that proved the key at the handshake and have not spoken since. Default 2; a further
+    /// one closes the oldest.
+    pub half_open_per_device: NonZeroU32,
+}
+
+impl Default for SessionConfig {
+    fn default() -> Self {
+        Self {
+            tcp_idle_timeout: Duration::from_secs(300),
+            udp_idle_timeout: Duration::from_secs(3600),
+            tcp_write_timeout: Duration::from_secs(10),
+            half_open_per_device: const { NonZeroU32::new(2).unwrap() },
+        }
+    }
+}
+
+/// Sizes of tables and queues.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct LimitsConfig {
+    /// Sessions of the process, TCP and UDP together. Default 250000, about 0.5 KB each (TCP: 4 KB). When full, new
+    /// sessions are refused.
+    pub sessions: NonZeroU32,
+    /// TCP connections of the process, with or without a session. Default 50000. Must fit the limit of open files.
+    pub tcp_connections: NonZeroU32,
+    /// Messages of more than one frame that may be in the making at once per shard, 1808 bytes each. Default 4096.
+    /// When none is free, a device's fragment is not acknowledged and it sends again.
+    pub reassembly_buffers_per_shard: NonZeroU32,
+    /// Records of one group a shard collects while the writer is busy. Default 8192. When full, reading stops.
+    pub records_per_group: NonZeroU32,
+    /// Bytes of one such group. Default 4194304.
+    pub bytes_per_group: NonZeroU32,
+    /// Groups of a shard that are filled or on their way to Kafka. Default 3. One more costs its bytes in memory and
+    /// lets a slow Kafka be noticed later.
+    pub groups_per_shard: NonZeroU32,
+    /// Messages to devices waiting for their turn, per shard. Default 1024. When full, a send is refused.
+    pub downlink_queue_per_shard: NonZeroU32,
+}
+
+impl Default for LimitsConfig {
+    fn default() -> Self {
+        Self {
+            sessions: const { NonZeroU32::new(250_000).unwrap() },
+            tcp_connections: const { NonZeroU32::new(50_000).unwrap() },
+            reassembly_buffers_per_shard: const { NonZeroU32::new(4096).unwrap() },
+            records_per_group: const { NonZeroU32::new(8192).unwrap() },
+            bytes_per_group: const { NonZeroU32::new(4 << 20).unwrap() },
+            groups_per_shard: const { NonZeroU32::new(3).unwrap() },
+            downlink_queue_per_shard: const { NonZeroU32::new(1024).unwrap() },
+        }
+    }
+}
+
+/// How the edge stops.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct DrainConfig {
+    /// Time between "not ready" and the first closed session, so that a balancer notices. Default `0s`.
+    #[serde(with = "humantime_serde")]
+    #[schemars(with = "String")]
+    pub notice: Duration,
+    /// Longest time for everything else: what was received is committed, devices are told, Kafka is flushed. Default
+    /// `20s`. What is not done then is given up and said so; nothing of it was acknowledged.
+    #[serde(with = "humantime_serde")]
+    #[schemars(with = "String")]
+    pub deadline: Duration,
+    /// How long devices over UDP may take to acknowledge the farewell. Default `2s`.
+    #[serde(with = "humantime_serde")]
+    #[schemars(with = "String")]
+    pub bye_wait: Duration,
+}
+
+impl Default for DrainConfig {
+    fn default() -> Self {
+        Self { notice: Duration::ZERO, deadline: Duration::from_secs(20), bye_wait: Duration::from_secs(2) }
+    }
+}
+
+/// How refusals are reported on the security topic.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct SecurityEventConfig {
+    /// Time in which repeats of one (reason, device) are counted into one event. Default `60s`. The first is sent at
+    /// once.
+    #[serde(with = "humantime_serde")]
+    #[schemars(with = "String")]
+    pub window: Duration,
+    /// Pairs (reason, device) watched at once per shard. Default 4096. When full, further ones count as the unknown
+    /// device of their reason.
+    pub watched_per_shard: NonZeroU32,
+}
+
+impl Default for SecurityEventConfig {
+    fn default() -> Self {
+        Self { window: Duration::from_secs(60), watched_per_shard: const { NonZeroU32::new(4096).unwrap() } }
+    }
+}
+
+/// Why a configuration cannot be used although each value is well-formed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum EdgeConfigError {
+    /// Neither TCP nor UDP.
+    #[error("edge.tcp and edge.udp are both off: give at least one of them an address")]
+    NoListener,
+    /// A time that must be longer than zero.
+    #[error("edge.{key} is zero: give it a time such as 10s")]
+    Zero {
+        /// The key below `edge`.
+        key: &'static str,
+    },
+    /// More shards than a session id can name.
+    #[error("edge.shards is {given}: at most {MAX_SHARDS} are possible")]
+    TooManyShards {
+        /// The number given.
+        given: usize,
+    },
+}
+
+/// Most shards of one process.
+pub const MAX_SHARDS: usize = 256;
+
+impl EdgeConfig {
+    /// Checks what the types alone do not.
+    ///
+    /// # Errors
+    ///
+    /// [`EdgeConfigError`] names the key.
+    pub fn validate(&self) -> Result<(), EdgeConfigError> {
+        if self.tcp == Listen::Off && self.udp == Listen::Off {
+            return Err(EdgeConfigError::NoListener);
+        }
+        let times = [
+            ("handshake.timeout", self.handshake.timeout),
+            ("handshake.tcp_step_timeout", self.handshake.tcp_step_timeout),
+            ("handshake.key_lookup_timeout", self.handshake.key_lookup_timeout),
+            ("session.tcp_idle_timeout", self.session.tcp_idle_timeout),
+            ("session.udp_idle_timeout", self.session.udp_idle_timeout),
+            ("session.tcp_write_timeout", self.session.tcp_write_timeout),
+            ("drain.deadline", self.drain.deadline),
+            ("security_events.window", self.security_events.window),
+        ];
+        if let Some(&(key, _)) = times.iter().find(|(_, time)| time.is_zero()) {
+            return Err(EdgeConfigError::Zero { key });
+        }
+        match self.shards {
+            Some(shards) if shards.get() > MAX_SHARDS => {
+                Err(EdgeConfigError::TooManyShards { given: shards.get() })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The number of shards: as configured, else one per core.
+    #[must_use]
+    pub fn shard_count(&self) -> usize {
+        self.shards
+            .or_else(|| std::thread::available_parallelism().ok())
+            .map_or(1, NonZeroUsize::get)
+            .min(MAX_SHARDS)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn defaults_are_usable_and_survive_their_text() {
+        let config = EdgeConfig::default();
+        assert_eq!(config.validate(), Ok(()));
+        let json = serde_json::to_string(&config).expect("plain data");
+        assert_eq!(serde_json::from_str::<EdgeConfig>(&json).expect("just written"), config);
+    }
+
+    #[test]
+    fn an_unknown_key_is_refused_by_its_name() {
+        let refused =
+            serde_json::from_str::<EdgeConfig>(r#"{"session":{"idle":"3s"}}"#).expect_err("no such key");
+        assert!(refused.to_string().contains("`idle`"), "{refused}");
+    }
+
+    #[test]
+    fn listeners_are_addresses_or_off() {
+        let read = |text: &str| Listen::try_from(text.to_owned());
+        assert_eq!(read("off"), Ok(Listen::Off));
+        assert_eq!(read("[::]:0"), Ok(Listen::On("[::]:0".parse().expect("an address"))));
+        let refused = read("localhost").expect_err("no port");
+        assert!(refused.to_string().contains("0.0.0.0:9000"), "{refused}");
+    }
+
+    #[test]
+    fn no_listener_zero_times_and_too_many_shards_are_refused() {
+        let none = EdgeConfig { tcp: Listen::Off, udp: Listen::Off, ..EdgeConfig::default() };
+        assert_eq!(none.validate(), Err(EdgeConfigError::NoListener));
+        let mut zero = EdgeConfig::default();
+        zero.session.udp_idle_timeout = Duration::ZERO;
+        assert_eq!(zero.validate(), Err(EdgeConfigError::Zero { key: "session.udp_idle_timeout" }));
+        let many = EdgeConfig { shards: NonZeroUsize::new(257), ..EdgeConfig::default() };
+        assert_eq!(many.validate(), Err(EdgeConfigError::TooManyShards { given: 257 }));
+    }
+}
