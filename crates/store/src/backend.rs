@@ -1,0 +1,225 @@
+//! The narrow interface below which the back ends differ: bytes under names, and the few operations that must be atomic.
+//! Everything else, sealing above all, is above it and the same for all.
+
+use std::time::Duration;
+
+use sluice_types::{DeviceId, SessionId, TenantId};
+
+use crate::StoreError;
+use crate::limit::{Limit, LimitSubject};
+use crate::local::Local;
+use crate::record::Stored;
+use crate::redis::Redis;
+
+/// Entries that the revocation log keeps; the oldest go first. A pod that was away for longer is told that it missed some.
+pub(crate) const LOG_ENTRIES: u64 = 65_536;
+/// How long an announced withdrawal may take before anybody finishes it.
+pub(crate) const PENDING_AFTER: Duration = Duration::from_secs(2);
+/// How long a pod that reports nothing counts as one that may still serve.
+pub(crate) const POD_FORGOTTEN_AFTER: Duration = Duration::from_secs(3600);
+
+/// One look at the revocation log.
+#[derive(Debug, Default)]
+pub(crate) struct LogPage {
+    /// The store's identity record, when there is one.
+    pub(crate) identity: Option<Vec<u8>>,
+    /// Highest number that was dropped from the log.
+    pub(crate) trimmed: u64,
+    /// Entries with their numbers, in order.
+    pub(crate) entries: Vec<(u64, Vec<u8>)>,
+    /// Devices whose withdrawal was announced a while ago and not logged since.
+    pub(crate) pending: Vec<DeviceId>,
+}
+
+/// How far a pod has got.
+#[derive(Debug)]
+pub(crate) struct Applied {
+    pub(crate) pod: String,
+    pub(crate) position: u64,
+    pub(crate) age: Duration,
+}
+
+/// Where a write of a device record also shows in the lists.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Listing<'a> {
+    pub(crate) tenant: &'a TenantId,
+    pub(crate) listed: bool,
+}
+
+pub(crate) enum Backend {
+    Local(Local),
+    Redis(Box<Redis>),
+}
+
+macro_rules! delegate {
+    ($self:ident, $backend:ident => $call:expr) => {
+        match $self {
+            Self::Local($backend) => $call.await,
+            Self::Redis($backend) => $call.await,
+        }
+    };
+}
+
+impl Backend {
+    /// Stores `blob` as identity if there is none, and gives the one that is there.
+    pub(crate) async fn identity(&self, blob: Vec<u8>) -> Result<Vec<u8>, StoreError> {
+        delegate!(self, backend => backend.identity(blob))
+    }
+
+    pub(crate) async fn read_device(&self, id: DeviceId) -> Result<Option<Stored>, StoreError> {
+        delegate!(self, backend => backend.read_device(id))
+    }
+
+    /// Writes if the stored version is `expected`, 0 for none.
+    pub(crate) async fn swap_device(
+        &self,
+        id: DeviceId,
+        listing: Listing<'_>,
+        expected: u64,
+        new: Stored,
+    ) -> Result<bool, StoreError> {
+        delegate!(self, backend => backend.swap_device(id, listing, expected, new))
+    }
+
+    /// Ids of a tenant's devices after `after`, in order. May name devices that are gone.
+    pub(crate) async fn list_devices(
+        &self,
+        tenant: &TenantId,
+        after: Option<DeviceId>,
+        limit: usize,
+    ) -> Result<Vec<DeviceId>, StoreError> {
+        delegate!(self, backend => backend.list_devices(tenant, after, limit))
+    }
+
+    /// The first tenant with devices at or after `from`, in order of names.
+    pub(crate) async fn tenant_from(
+        &self,
+        from: Option<&TenantId>,
+        inclusive: bool,
+    ) -> Result<Option<TenantId>, StoreError> {
+        delegate!(self, backend => backend.tenant_from(from, inclusive))
+    }
+
+    pub(crate) async fn read_tenant(&self, id: &TenantId) -> Result<Option<Stored>, StoreError> {
+        delegate!(self, backend => backend.read_tenant(id))
+    }
+
+    pub(crate) async fn swap_tenant(
+        &self,
+        id: &TenantId,
+        expected: u64,
+        new: Stored,
+    ) -> Result<bool, StoreError> {
+        delegate!(self, backend => backend.swap_tenant(id, expected, new))
+    }
+
+    /// Announces that a device is about to lose its right, so that somebody logs it even if the caller dies in between.
+    pub(crate) async fn announce(&self, device: DeviceId) -> Result<(), StoreError> {
+        delegate!(self, backend => backend.announce(device))
+    }
+
+    /// Takes an announcement back.
+    pub(crate) async fn settle(&self, device: DeviceId) -> Result<(), StoreError> {
+        delegate!(self, backend => backend.settle(device))
+    }
+
+    /// Appends to the log and settles the announcement. The same (device, version) gets the same number again.
+    pub(crate) async fn append(
+        &self,
+        device: DeviceId,
+        device_version: u64,
+        blob: Vec<u8>,
+    ) -> Result<u64, StoreError> {
+        delegate!(self, backend => backend.append(device, device_version, blob))
+    }
+
+    pub(crate) async fn log_after(&self, after: u64, limit: usize) -> Result<LogPage, StoreError> {
+        delegate!(self, backend => backend.log_after(after, limit))
+    }
+
+    pub(crate) async fn report_applied(&self, pod: &str, position: u64) -> Result<(), StoreError> {
+        delegate!(self, backend => backend.report_applied(pod, position))
+    }
+
+    pub(crate) async fn applied(&self) -> Result<Vec<Applied>, StoreError> {
+        delegate!(self, backend => backend.applied())
+    }
+
+    /// `false` when a record of a higher epoch is there.
+    pub(crate) async fn put_session(
+        &self,
+        device: DeviceId,
+        session: SessionId,
+        epoch: u32,
+        blob: Vec<u8>,
+        ttl: Duration,
+    ) -> Result<bool, StoreError> {
+        delegate!(self, backend => backend.put_session(device, session, epoch, blob, ttl))
+    }
+
+    pub(crate) async fn read_session(
+        &self,
+        device: DeviceId,
+        session: SessionId,
+    ) -> Result<Option<(u32, Vec<u8>)>, StoreError> {
+        delegate!(self, backend => backend.read_session(device, session))
+    }
+
+    pub(crate) async fn delete_session(
+        &self,
+        device: DeviceId,
+        session: SessionId,
+    ) -> Result<(), StoreError> {
+        delegate!(self, backend => backend.delete_session(device, session))
+    }
+
+    pub(crate) async fn take_device_epoch(&self, device: DeviceId) -> Result<u64, StoreError> {
+        delegate!(self, backend => backend.take_device_epoch(device))
+    }
+
+    pub(crate) async fn device_epoch(&self, device: DeviceId) -> Result<Option<u64>, StoreError> {
+        delegate!(self, backend => backend.device_epoch(device))
+    }
+
+    /// Zero: taken. Otherwise how long until one is there.
+    pub(crate) async fn take_token(
+        &self,
+        subject: &LimitSubject,
+        limit: &Limit,
+    ) -> Result<Duration, StoreError> {
+        delegate!(self, backend => backend.take_token(subject, limit))
+    }
+
+    /// A waiter of its own, so that waiting holds nobody else up.
+    pub(crate) fn waiter(&self) -> LogWaiter {
+        match self {
+            Self::Local(local) => LogWaiter::Local(local.log_head()),
+            Self::Redis(redis) => LogWaiter::Redis(Box::new(redis.waiter())),
+        }
+    }
+}
+
+/// Waits for the log to grow.
+pub(crate) enum LogWaiter {
+    Local(tokio::sync::watch::Receiver<u64>),
+    Redis(Box<crate::redis::LogTail>),
+}
+
+impl LogWaiter {
+    /// Returns when an entry after `after` may be there, at the latest after about a second.
+    ///
+    /// # Cancellation Safety
+    ///
+    /// Nothing is consumed.
+    pub(crate) async fn wait(&mut self, after: u64) -> Result<(), StoreError> {
+        match self {
+            Self::Local(head) => {
+                let grown = head.wait_for(|&number| number > after);
+                // Elapsed, grown or store closed: the caller looks again in each case.
+                let _ = tokio::time::timeout(Duration::from_secs(1), grown).await;
+                Ok(())
+            }
+            Self::Redis(tail) => tail.wait(after).await,
+        }
+    }
+}

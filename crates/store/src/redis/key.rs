@@ -1,0 +1,157 @@
+use sluice_types::{DeviceId, SessionId, TenantId};
+
+/// Makes the names of all keys. What belongs to a device carries its id as hash tag, so that a script may touch all of it on a
+/// cluster too; the same for a tenant and for the log.
+///
+/// | Key | Holds | Lives |
+/// |---|---|---|
+/// | `P:{D}:device` | registry record | for good: the registry |
+/// | `P:{D}:session:S` | sealed session record | as the caller says, refreshed by each write |
+/// | `P:{D}:epoch` | number of the last session | 30 days; numbers start from the clock |
+/// | `P:{D}:limit:N` | token bucket | until it is full again |
+/// | `P:{t:T}:tenant` | tenant record | for good: the registry |
+/// | `P:{t:T}:devices` | ids for lists | for good: follows the registry |
+/// | `P:{t:T}:limit:N` | token bucket | until it is full again |
+/// | `P:{tenants}:names` | tenants that ever had a device | for good: follows the registry |
+/// | `P:{log}:identity` | which life of the store this is | for good: its absence means that the store was emptied |
+/// | `P:{log}:stream`, `:head`, `:logged` | revocation log | for good, bounded to 65,536 entries |
+/// | `P:{log}:announced` | withdrawals under way | settled within seconds by any watching pod |
+/// | `P:{log}:applied`, `:seen` | how far pods are | 1 hour after the last report |
+///
+/// `P` is the configured prefix, `D` a device id and `S` a session id in lowercase hex, `T` a tenant, `N` the name of a limit.
+#[derive(Debug, Clone)]
+pub(super) struct Keys {
+    prefix: String,
+}
+
+impl Keys {
+    /// `None` for a prefix that could take the hash tag over or confuse a person.
+    pub(super) fn new(prefix: &str) -> Option<Self> {
+        let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.:".contains(&byte);
+        let fits = (1..=64).contains(&prefix.len()) && prefix.bytes().all(allowed);
+        fits.then(|| Self { prefix: prefix.to_owned() })
+    }
+
+    pub(super) fn device(&self, id: DeviceId) -> Key {
+        self.of_device(id, "device")
+    }
+
+    pub(super) fn session(&self, id: DeviceId, session: SessionId) -> Key {
+        self.of_device(id, &format!("session:{session}"))
+    }
+
+    pub(super) fn epoch(&self, id: DeviceId) -> Key {
+        self.of_device(id, "epoch")
+    }
+
+    pub(super) fn device_limit(&self, id: DeviceId, name: &str) -> Key {
+        self.of_device(id, &format!("limit:{name}"))
+    }
+
+    pub(super) fn tenant(&self, id: &TenantId) -> Key {
+        self.of_tenant(id, "tenant")
+    }
+
+    pub(super) fn tenant_devices(&self, id: &TenantId) -> Key {
+        self.of_tenant(id, "devices")
+    }
+
+    pub(super) fn tenant_limit(&self, id: &TenantId, name: &str) -> Key {
+        self.of_tenant(id, &format!("limit:{name}"))
+    }
+
+    pub(super) fn tenants(&self) -> Key {
+        Key(format!("{}:{{tenants}}:names", self.prefix))
+    }
+
+    pub(super) fn log(&self, part: LogPart) -> Key {
+        let part = match part {
+            LogPart::Identity => "identity",
+            LogPart::Stream => "stream",
+            LogPart::Head => "head",
+            LogPart::Logged => "logged",
+            LogPart::Announced => "announced",
+            LogPart::Applied => "applied",
+            LogPart::Seen => "seen",
+        };
+        Key(format!("{}:{{log}}:{part}", self.prefix))
+    }
+
+    fn of_device(&self, id: DeviceId, what: &str) -> Key {
+        Key(format!("{}:{{{id}}}:{what}", self.prefix))
+    }
+
+    fn of_tenant(&self, id: &TenantId, what: &str) -> Key {
+        Key(format!("{}:{{t:{id}}}:{what}", self.prefix))
+    }
+}
+
+/// The name of one key. Nothing but [`Keys`] makes one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Key(String);
+
+impl ::redis::ToRedisArgs for Key {
+    fn write_redis_args<W: ?Sized + ::redis::RedisWrite>(&self, out: &mut W) {
+        out.write_arg(self.0.as_bytes());
+    }
+}
+
+impl ::redis::ToSingleRedisArg for Key {}
+
+/// The parts of the revocation log.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum LogPart {
+    Identity,
+    Stream,
+    Head,
+    Logged,
+    Announced,
+    Applied,
+    Seen,
+}
+
+#[cfg(test)]
+mod key_tests {
+    use super::*;
+
+    fn tag(key: &Key) -> &str {
+        let (_, rest) = key.0.split_once('{').expect("a hash tag");
+        rest.split_once('}').expect("its end").0
+    }
+
+    #[test]
+    fn all_keys_of_a_device_share_a_slot_and_differ() {
+        let keys = Keys::new("sluice").expect("fits");
+        let id = "02a1b2c3d4e5".parse().expect("an id");
+        let all = [
+            keys.device(id),
+            keys.session(id, SessionId::from_bytes([1; 16])),
+            keys.session(id, SessionId::from_bytes([2; 16])),
+            keys.epoch(id),
+            keys.device_limit(id, "handshake"),
+            keys.device_limit(id, "publish"),
+        ];
+        for (index, key) in all.iter().enumerate() {
+            assert_eq!(tag(key), "02a1b2c3d4e5");
+            assert!(!all[..index].contains(key), "{key:?}");
+        }
+        assert_eq!(all[0].0, "sluice:{02a1b2c3d4e5}:device");
+    }
+
+    #[test]
+    fn no_tenant_can_take_the_slot_or_the_name_of_something_else() {
+        let keys = Keys::new("sluice").expect("fits");
+        for name in ["log", "tenants", "02a1b2c3d4e5", "default"] {
+            let tenant: TenantId = name.parse().expect("a name");
+            assert_eq!(tag(&keys.tenant(&tenant)), format!("t:{name}"));
+        }
+    }
+
+    #[test]
+    fn a_prefix_with_braces_or_blanks_is_refused() {
+        for prefix in ["", "a{b", "a}", "a b", "ä", &"x".repeat(65)] {
+            assert!(Keys::new(prefix).is_none(), "{prefix}");
+        }
+        assert!(Keys::new("eu-1:sluice_test.7").is_some());
+    }
+}

@@ -1,0 +1,15 @@
+-- One look at the revocation log, and at whose log it is.
+-- KEYS[1]  identity: authenticated identity of the store
+-- KEYS[2]  log    KEYS[3] head    KEYS[4] announced    (as in append.lua)
+-- ARGV[1]  first number wanted    ARGV[2] most entries    ARGV[3] age in ms from which an announcement is overdue
+-- Result   identity or nil, highest number dropped, entries as of XRANGE, up to 64 overdue devices
+-- Invariant: reads only, all of one moment.
+local time = redis.call('TIME')
+local now = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
+local overdue = string.format('%.0f', now - tonumber(ARGV[3]))
+return {
+  redis.call('GET', KEYS[1]),
+  redis.call('HGET', KEYS[3], 'trimmed') or '0',
+  redis.call('XRANGE', KEYS[2], ARGV[1], '+', 'COUNT', ARGV[2]),
+  redis.call('ZRANGEBYSCORE', KEYS[4], '-inf', overdue, 'LIMIT', 0, 64),
+}

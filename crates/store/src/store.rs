@@ -1,0 +1,119 @@
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use crate::backend::Backend;
+use crate::error::OpenError;
+use crate::floor::Floors;
+use crate::handshake::RootCache;
+use crate::kek::KekRing;
+use crate::local::Local;
+use crate::record::Identity;
+use crate::redis::Redis;
+use crate::{RecordError, StoreConfig, StoreError, StoreKind, clock};
+
+/// The store of a deployment. Clones are cheap and share everything.
+#[derive(Clone)]
+pub struct Store {
+    pub(crate) backend: Arc<Backend>,
+    pub(crate) kek: Arc<KekRing>,
+    pub(crate) floors: Arc<Floors>,
+    pub(crate) roots: Arc<RootCache>,
+    identity: Identity,
+    /// Cleared when another life of the store was seen; keys are not given out then.
+    trusted: Arc<AtomicBool>,
+}
+
+impl Store {
+    /// Opens the configured store: reads the key file, connects or opens the file, and checks that the store belongs to the
+    /// key. A new store is given its identity.
+    ///
+    /// # Errors
+    ///
+    /// [`OpenError`]; the text says what to do. Nothing stays open then.
+    pub async fn open(config: &StoreConfig) -> Result<Self, OpenError> {
+        let kek = KekRing::load(&config.kek_file)?;
+        match config.kind {
+            StoreKind::Local => {
+                let path = config.local.path.clone();
+                let address = path.display().to_string();
+                Self::assemble(Backend::Local(Local::open(path).await?), kek, address).await
+            }
+            StoreKind::Redis => {
+                let redis = Redis::new(&config.redis)?;
+                let address = config.redis.urls.join(", ");
+                Self::assemble(Backend::Redis(Box::new(redis)), kek, address).await
+            }
+        }
+    }
+
+    /// A store that lives in this process and ends with it, for tests and trials. It is the local store on another medium.
+    ///
+    /// # Errors
+    ///
+    /// [`OpenError::File`] when the medium cannot be set up.
+    pub async fn in_memory(kek: KekRing) -> Result<Self, OpenError> {
+        Self::assemble(Backend::Local(Local::in_memory().await?), kek, "memory".to_owned()).await
+    }
+
+    async fn assemble(backend: Backend, kek: KekRing, address: String) -> Result<Self, OpenError> {
+        let unreachable = |source| OpenError::Unreachable { address: address.clone(), source };
+        let fresh = Identity::generate().map_err(|error| unreachable(StoreError::Randomness(error)))?;
+        let found = backend.identity(fresh.encode(&kek, clock::now())).await.map_err(unreachable)?;
+        let identity = match Identity::decode(&kek, &found) {
+            Ok(identity) => identity,
+            Err(RecordError::UnknownKek { .. }) => {
+                return Err(OpenError::WrongKek { kek_file: kek.source().to_owned() });
+            }
+            Err(source) => {
+                let record = "the identity of the store".to_owned();
+                return Err(unreachable(StoreError::Record { record, source }));
+            }
+        };
+        Ok(Self {
+            backend: Arc::new(backend),
+            kek: Arc::new(kek),
+            floors: Arc::default(),
+            roots: Arc::default(),
+            identity,
+            trusted: Arc::new(AtomicBool::new(true)),
+        })
+    }
+
+    /// Asks the store whether it answers and is still the one that was opened. Cheap enough for a readiness check each
+    /// second; a [`RevocationWatch`](crate::RevocationWatch) does the same all the time.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Replaced`] when it was emptied or another one stands in its place: until it is back no keys are given
+    /// out. [`StoreError`] when it does not answer.
+    pub async fn check(&self) -> Result<(), StoreError> {
+        let page = self.backend.log_after(u64::MAX, 1).await?;
+        self.check_identity(page.identity.as_deref())
+    }
+
+    pub(crate) fn check_identity(&self, found: Option<&[u8]>) -> Result<(), StoreError> {
+        let same = match found.map(|blob| Identity::decode(&self.kek, blob)) {
+            Some(Ok(identity)) => identity == self.identity,
+            Some(Err(_)) | None => false,
+        };
+        if self.trusted.swap(same, Ordering::Relaxed) && !same {
+            tracing::error!("the store was emptied or replaced, no keys are given out until it is back");
+        }
+        if same { Ok(()) } else { Err(StoreError::Replaced) }
+    }
+
+    pub(crate) fn trusted(&self) -> Result<(), StoreError> {
+        if self.trusted.load(Ordering::Relaxed) { Ok(()) } else { Err(StoreError::Replaced) }
+    }
+}
+
+impl fmt::Debug for Store {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let backend = match *self.backend {
+            Backend::Local(_) => "local",
+            Backend::Redis(_) => "redis",
+        };
+        f.debug_struct("Store").field("backend", &backend).field("kek", &self.kek).finish_non_exhaustive()
+    }
+}
