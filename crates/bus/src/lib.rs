@@ -1,1 +1,36 @@
-//! Group commit to Kafka and its topics: the only place that speaks Kafka.
+//! Group commit to Kafka, and the topics: the only crate that speaks Kafka.
+//!
+//! A driver fills a [`Group`] with records, each under a token of its own, and hands it to a [`Writer`]. The writer's thread
+//! produces all of it, waits for every delivery report, and gives the group back through [`Settle`]: per token it says whether
+//! Kafka has the record ([`Outcome`]). Nothing is said before that, and an outcome that is not known is never reported as a
+//! commit.
+//!
+//! Read first: [`Group`], [`Writer`], [`Topic`].
+//!
+//! What it promises, at least once: a record whose outcome is [`Outcome::Committed`] was acknowledged with `acks=all`. The
+//! producer is idempotent, so its own retries double nothing; after a fatal producer error the open records are produced again
+//! under the same ids, and readers may see them twice.
+#![warn(missing_docs)]
+
+mod config;
+#[cfg(feature = "embedded")]
+mod embedded;
+mod error;
+mod event;
+mod group;
+mod headers;
+mod tail;
+mod topics;
+mod writer;
+
+pub use config::{
+    BusConfig, BusKind, Compression, EventFormat, SaslMechanism, SecurityConfig, SecurityProtocol,
+};
+#[cfg(feature = "embedded")]
+pub use embedded::EmbeddedBroker;
+pub use error::{BusError, ConfigError};
+pub use event::EventEncoder;
+pub use group::{EventRecord, Group, GroupFull, Outcome, Refusal, Telemetry};
+pub use tail::{Start, Tail, TailedRecord};
+pub use topics::{ApplyOptions, Topic, TopicNames, apply, check};
+pub use writer::{Settle, Writer, WriterStats};

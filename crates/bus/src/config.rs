@@ -1,0 +1,291 @@
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use rdkafka::ClientConfig;
+use rdkafka::config::RDKafkaLogLevel;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::ConfigError;
+
+/// Where records go.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct BusConfig {
+    /// `kafka`, or `embedded`: a broker inside this process, in memory, for development. Default `kafka`.
+    pub kind: BusKind,
+    /// Brokers to ask first, as HOST:PORT. Default `["127.0.0.1:9092"]`.
+    pub brokers: Vec<String>,
+    /// Start of every topic's name. Default `sluice`.
+    pub topic_prefix: String,
+    /// How batches are compressed: `none`, `gzip`, `snappy`, `lz4`. Default `lz4`; costs processor time, saves network and disk.
+    pub compression: Compression,
+    /// How long a record may wait for others to share its batch. Default `2ms`. Longer: fewer requests, later
+    /// acknowledgements.
+    #[serde(with = "humantime_serde")]
+    #[schemars(with = "String")]
+    pub linger: Duration,
+    /// Groups of one writer that may be on their way at once, 1 to 64. Default 4.
+    pub groups_in_flight: u8,
+    /// Largest record, in bytes, headers included. Default 1000000, as Kafka's own default; must not be above the brokers'
+    /// `message.max.bytes`.
+    pub message_max_bytes: u32,
+    /// How events are written: `protobuf` or `json`. Default `protobuf`.
+    pub event_format: EventFormat,
+    /// TLS and SASL.
+    pub security: SecurityConfig,
+}
+
+impl Default for BusConfig {
+    fn default() -> Self {
+        Self {
+            kind: BusKind::Kafka,
+            brokers: vec!["127.0.0.1:9092".to_owned()],
+            topic_prefix: "sluice".to_owned(),
+            compression: Compression::Lz4,
+            linger: Duration::from_millis(2),
+            groups_in_flight: 4,
+            message_max_bytes: 1_000_000,
+            event_format: EventFormat::Protobuf,
+            security: SecurityConfig::default(),
+        }
+    }
+}
+
+/// What kind of broker there is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum BusKind {
+    /// Apache Kafka.
+    #[default]
+    Kafka,
+    /// The broker inside the process.
+    Embedded,
+}
+
+/// How batches are compressed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+#[expect(missing_docs, reason = "the names are Kafka's")]
+pub enum Compression {
+    None,
+    Gzip,
+    Snappy,
+    #[default]
+    Lz4,
+}
+
+impl Compression {
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Gzip => "gzip",
+            Self::Snappy => "snappy",
+            Self::Lz4 => "lz4",
+        }
+    }
+}
+
+/// How events are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum EventFormat {
+    /// Binary protobuf, `proto/sluice/events/v1`.
+    #[default]
+    Protobuf,
+    /// The same messages in protobuf's JSON mapping.
+    Json,
+}
+
+/// TLS and SASL towards Kafka.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct SecurityConfig {
+    /// `plaintext`, `ssl`, `sasl_plaintext` or `sasl_ssl`. All but the first need a build with the feature `kafka-tls`.
+    /// Default `plaintext`.
+    pub protocol: SecurityProtocol,
+    /// `scram-sha-256`, `scram-sha-512` or `plain`; with a `sasl_` protocol. Default: none.
+    pub mechanism: Option<SaslMechanism>,
+    /// SASL user name. Default: none.
+    pub username: Option<String>,
+    /// File with the SASL password; white space around it is ignored. Default: none.
+    pub password_file: Option<PathBuf>,
+    /// File with the certificates (PEM) that may sign the brokers'. Default: the system's.
+    pub ca_file: Option<PathBuf>,
+}
+
+/// How a connection to Kafka is protected.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+#[expect(missing_docs, reason = "the names are Kafka's")]
+pub enum SecurityProtocol {
+    #[default]
+    Plaintext,
+    Ssl,
+    SaslPlaintext,
+    SaslSsl,
+}
+
+impl SecurityProtocol {
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Plaintext => "plaintext",
+            Self::Ssl => "ssl",
+            Self::SaslPlaintext => "sasl_plaintext",
+            Self::SaslSsl => "sasl_ssl",
+        }
+    }
+
+    const fn is_sasl(self) -> bool {
+        matches!(self, Self::SaslPlaintext | Self::SaslSsl)
+    }
+}
+
+/// How SASL proves the password.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[expect(missing_docs, reason = "the names are SASL's")]
+pub enum SaslMechanism {
+    #[serde(rename = "scram-sha-256")]
+    ScramSha256,
+    #[serde(rename = "scram-sha-512")]
+    ScramSha512,
+    #[serde(rename = "plain")]
+    Plain,
+}
+
+impl SaslMechanism {
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::ScramSha256 => "SCRAM-SHA-256",
+            Self::ScramSha512 => "SCRAM-SHA-512",
+            Self::Plain => "PLAIN",
+        }
+    }
+}
+
+impl BusConfig {
+    /// Checks what the types alone do not.
+    ///
+    /// # Errors
+    ///
+    /// [`ConfigError`] names the key.
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        let prefix = &self.topic_prefix;
+        let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
+        if !(1..=200).contains(&prefix.len()) || !prefix.bytes().all(allowed) {
+            return Err(ConfigError::TopicPrefix(prefix.clone()));
+        }
+        if self.kind == BusKind::Embedded {
+            return Ok(());
+        }
+        if self.brokers.is_empty() {
+            return Err(ConfigError::NoBrokers);
+        }
+        let has_port = |broker: &&String| {
+            broker
+                .rsplit_once(':')
+                .is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok())
+        };
+        if let Some(wrong) = self.brokers.iter().find(|broker| !has_port(broker)) {
+            return Err(ConfigError::Broker(wrong.clone()));
+        }
+        let security = &self.security;
+        let name = security.protocol.as_str();
+        if security.protocol != SecurityProtocol::Plaintext && !cfg!(feature = "kafka-tls") {
+            return Err(ConfigError::TlsNotBuilt(name));
+        }
+        let complete =
+            security.mechanism.is_some() && security.username.is_some() && security.password_file.is_some();
+        if security.protocol.is_sasl() && !complete {
+            return Err(ConfigError::SaslIncomplete(name));
+        }
+        Ok(())
+    }
+
+    /// What every client of these brokers starts from.
+    pub(crate) fn client(&self) -> Result<ClientConfig, ConfigError> {
+        self.validate()?;
+        let mut client = ClientConfig::new();
+        client
+            .set_log_level(RDKafkaLogLevel::Warning)
+            .set("bootstrap.servers", self.brokers.join(","))
+            .set("client.id", "sluice")
+            // A broker that comes back is found again within a second.
+            .set("reconnect.backoff.ms", "50")
+            .set("reconnect.backoff.max.ms", "1000");
+        let security = &self.security;
+        if security.protocol != SecurityProtocol::Plaintext {
+            client.set("security.protocol", security.protocol.as_str());
+        }
+        if let Some(path) = &security.ca_file {
+            read(path, "ca_file")?;
+            client.set("ssl.ca.location", path.to_string_lossy());
+        }
+        if security.protocol.is_sasl()
+            && let (Some(mechanism), Some(username), Some(path)) =
+                (security.mechanism, &security.username, &security.password_file)
+        {
+            let password = read(path, "password_file")?;
+            client
+                .set("sasl.mechanism", mechanism.as_str())
+                .set("sasl.username", username)
+                .set("sasl.password", String::from_utf8_lossy(password.trim_ascii()));
+        }
+        Ok(client)
+    }
+
+    /// A producer that gives up nothing by itself while the process lives: a record waits for Kafka as long as it must.
+    pub(crate) fn producer(&self) -> Result<ClientConfig, ConfigError> {
+        let mut client = self.client()?;
+        let linger = u64::try_from(self.linger.as_millis()).unwrap_or(u64::MAX).min(900_000);
+        client
+            .set("acks", "all")
+            .set("enable.idempotence", "true")
+            // 0: no limit. What is not delivered is neither acknowledged nor forgotten; back-pressure bounds it.
+            .set("message.timeout.ms", "0")
+            .set("partitioner", "murmur2_random")
+            .set("compression.type", self.compression.as_str())
+            .set("linger.ms", linger.to_string())
+            .set("message.max.bytes", self.message_max_bytes.to_string())
+            // Bounded by the groups in flight; these only stand above them.
+            .set("queue.buffering.max.messages", "1000000")
+            .set("queue.buffering.max.kbytes", "262144");
+        Ok(client)
+    }
+}
+
+fn read(path: &Path, key: &'static str) -> Result<Vec<u8>, ConfigError> {
+    std::fs::read(path).map_err(|source| ConfigError::File { key, path: path.to_owned(), source })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn defaults_are_usable_and_survive_their_text() {
+        let config = BusConfig::default();
+        config.validate().expect("the defaults are valid");
+        let json = serde_json::to_string(&config).expect("plain data");
+        assert_eq!(serde_json::from_str::<BusConfig>(&json).expect("just written"), config);
+    }
+
+    #[test]
+    fn what_cannot_work_is_refused_with_the_name_of_its_key() {
+        let refused = |config: BusConfig| config.validate().expect_err("refused").to_string();
+        let base = BusConfig::default;
+        assert!(refused(BusConfig { brokers: vec![], ..base() }).contains("bus.brokers"));
+        assert!(refused(BusConfig { brokers: vec!["kafka".into()], ..base() }).contains("HOST:PORT"));
+        assert!(refused(BusConfig { topic_prefix: "a/b".into(), ..base() }).contains("bus.topic_prefix"));
+        let mut tls = base();
+        tls.security.protocol = SecurityProtocol::SaslSsl;
+        let expected = if cfg!(feature = "kafka-tls") { "bus.security.mechanism" } else { "kafka-tls" };
+        assert!(refused(tls).contains(expected));
+    }
+
+    #[test]
+    fn an_unknown_key_is_refused_by_its_name() {
+        let refused = serde_json::from_str::<BusConfig>(r#"{"broker": []}"#).expect_err("no such key");
+        assert!(refused.to_string().contains("`broker`"), "{refused}");
+    }
+}

@@ -1,0 +1,47 @@
+use rdkafka::mocking::MockCluster;
+use rdkafka::producer::DefaultProducerContext;
+
+use crate::{BusConfig, BusError, BusKind, Topic, TopicNames};
+
+/// A Kafka broker inside this process, for development: librdkafka's mock cluster.
+///
+/// Its limits, to be told where a user meets it: records are in memory and gone with the process; 5 MiB or 100,000 of them are
+/// kept per partition, older ones are evicted silently; the system chooses the port; it has no CreateTopics, no offsets by
+/// time and no read_committed; Java's console consumer reads nothing from it. kcat and clients on librdkafka work.
+pub struct EmbeddedBroker {
+    cluster: MockCluster<'static, DefaultProducerContext>,
+}
+
+impl std::fmt::Debug for EmbeddedBroker {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("EmbeddedBroker").field("address", &self.address()).finish()
+    }
+}
+
+impl EmbeddedBroker {
+    /// Starts a broker on a loopback port of the system's choice, with every topic under the prefix.
+    ///
+    /// # Errors
+    ///
+    /// [`BusError::Client`] when it cannot start.
+    pub fn start(topic_prefix: &str, partitions: i32) -> Result<Self, BusError> {
+        let cluster = MockCluster::new(1).map_err(BusError::Client)?;
+        let names = TopicNames::new(topic_prefix);
+        for topic in Topic::ALL {
+            cluster.create_topic(names.of(topic), partitions, 1).map_err(BusError::Client)?;
+        }
+        Ok(Self { cluster })
+    }
+
+    /// Where it listens, as HOST:PORT.
+    #[must_use]
+    pub fn address(&self) -> String {
+        self.cluster.bootstrap_servers()
+    }
+
+    /// The configuration with which clients reach it.
+    #[must_use]
+    pub fn configure(&self, config: &BusConfig) -> BusConfig {
+        BusConfig { kind: BusKind::Embedded, brokers: vec![self.address()], ..config.clone() }
+    }
+}
