@@ -11,7 +11,7 @@ pub type MessageBuffer = [u8; MAX_MESSAGE];
 pub enum ReassemblyError {
     /// A fourth DATA_FRAG in a run.
     TooManyFragments,
-    /// More bytes than a frame can carry.
+    /// More bytes than a frame can carry or the buffer can hold.
     TooLong,
 }
 
@@ -19,7 +19,7 @@ impl fmt::Display for ReassemblyError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::TooManyFragments => "a fourth fragment in one message",
-            Self::TooLong => "a fragment above 452 bytes",
+            Self::TooLong => "a fragment above 452 bytes, or a message above the buffer",
         })
     }
 }
@@ -27,7 +27,8 @@ impl fmt::Display for ReassemblyError {
 impl core::error::Error for ReassemblyError {}
 
 /// Where a message of several frames stands: a run of consecutive sequence numbers that ends with DATA (WIRE.md section 8).
-/// The bytes lie in a [`MessageBuffer`] that the driver lends.
+/// The bytes lie in a buffer that the driver lends: a [`MessageBuffer`], or a smaller one where messages are known to be
+/// shorter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Reassembly {
     /// DATA_FRAG frames taken, 0 when no message is in the making.
@@ -70,7 +71,7 @@ impl Reassembly {
         &mut self,
         seq: u32,
         chunk: &[u8],
-        buffer: &mut MessageBuffer,
+        buffer: &mut [u8],
     ) -> Result<(), ReassemblyError> {
         if !self.continues(seq) {
             self.reset();
@@ -94,7 +95,7 @@ impl Reassembly {
     pub fn finish<'a>(
         &mut self,
         chunk: &[u8],
-        buffer: &'a mut MessageBuffer,
+        buffer: &'a mut [u8],
     ) -> Result<&'a mut [u8], ReassemblyError> {
         self.append(chunk, buffer)?;
         let length = usize::from(self.length);
@@ -102,7 +103,7 @@ impl Reassembly {
         buffer.get_mut(..length).ok_or(ReassemblyError::TooLong)
     }
 
-    fn append(&mut self, chunk: &[u8], buffer: &mut MessageBuffer) -> Result<(), ReassemblyError> {
+    fn append(&mut self, chunk: &[u8], buffer: &mut [u8]) -> Result<(), ReassemblyError> {
         let start = usize::from(self.length);
         let end = start.saturating_add(chunk.len());
         match (u16::try_from(end), buffer.get_mut(start..end)) {
