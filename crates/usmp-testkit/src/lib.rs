@@ -1,1 +1,11 @@
-//! Virtual-clock links, vectors, device profiles and seeded randomness for USMP tests.
+//! What tests of USMP share: the recorded vectors, links with a virtual clock, imitations of the official clients, a blocking
+//! device for tests of servers, and bodies for the fuzzer.
+//!
+//! Nothing here runs in production. Randomness is seeded everywhere; a test prints its seed.
+#![warn(missing_docs)]
+
+pub mod crypto;
+pub mod link;
+pub mod script;
+pub mod sim;
+pub mod vectors;
