@@ -70,8 +70,7 @@ pub fn seal_frame<P: Provider>(
     Ok(total)
 }
 
-/// What a sealed frame held.
-#[derive(Debug)]
+/// What a sealed frame held. Its `Debug` shows no plaintext: a REKEY's is what the next keys are made from.
 pub struct Opened<'a> {
     /// Its type.
     pub frame_type: FrameType,
@@ -79,6 +78,16 @@ pub struct Opened<'a> {
     pub seq: u32,
     /// Its plaintext, in the buffer that the frame came in.
     pub plaintext: &'a mut [u8],
+}
+
+impl fmt::Debug for Opened<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Opened")
+            .field("frame_type", &self.frame_type)
+            .field("seq", &self.seq)
+            .field("plaintext_bytes", &self.plaintext.len())
+            .finish()
+    }
 }
 
 /// Why a frame does not open. None of it changes a session's state.
