@@ -25,7 +25,7 @@ pub struct BusConfig {
     #[serde(with = "humantime_serde")]
     #[schemars(with = "String")]
     pub linger: Duration,
-    /// Groups of one writer that may be on their way at once, 1 to 64. Default 4.
+    /// Groups that one writer commits together, 1 to 64; as many again may wait for it. Default 4.
     pub groups_in_flight: u8,
     /// Largest record, in bytes, headers included. Default 1000000, as Kafka's own default; must not be above the brokers'
     /// `message.max.bytes`.
@@ -163,6 +163,12 @@ impl SaslMechanism {
     }
 }
 
+/// What librdkafka takes, and a device's message with its headers fits in.
+const MESSAGE_MAX_BYTES: std::ops::RangeInclusive<u32> = 8_192..=100_000_000;
+
+/// Beyond it every acknowledgement would be later than a device's first repeat.
+const LONGEST_LINGER: Duration = Duration::from_millis(200);
+
 impl BusConfig {
     /// Checks what the types alone do not.
     ///
@@ -174,6 +180,15 @@ impl BusConfig {
         let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
         if !(1..=200).contains(&prefix.len()) || !prefix.bytes().all(allowed) {
             return Err(ConfigError::TopicPrefix(prefix.clone()));
+        }
+        if !(1..=64).contains(&self.groups_in_flight) {
+            return Err(ConfigError::GroupsInFlight(self.groups_in_flight));
+        }
+        if !MESSAGE_MAX_BYTES.contains(&self.message_max_bytes) {
+            return Err(ConfigError::MessageMaxBytes(self.message_max_bytes));
+        }
+        if self.linger > LONGEST_LINGER {
+            return Err(ConfigError::Linger(self.linger));
         }
         if self.kind == BusKind::Embedded {
             return Ok(());
@@ -212,7 +227,10 @@ impl BusConfig {
             .set("client.id", "sluice")
             // A broker that comes back is found again within a second.
             .set("reconnect.backoff.ms", "50")
-            .set("reconnect.backoff.max.ms", "1000");
+            .set("reconnect.backoff.max.ms", "1000")
+            // A broker that stands still is given up, and another one asked who leads, after this long; what it was sent is
+            // sent again under the same sequence numbers. The default, a minute, would hold records back for as long.
+            .set("socket.timeout.ms", "15000");
         let security = &self.security;
         if security.protocol != SecurityProtocol::Plaintext {
             client.set("security.protocol", security.protocol.as_str());
@@ -237,7 +255,7 @@ impl BusConfig {
     /// A producer that gives up nothing by itself while the process lives: a record waits for Kafka as long as it must.
     pub(crate) fn producer(&self) -> Result<ClientConfig, ConfigError> {
         let mut client = self.client()?;
-        let linger = u64::try_from(self.linger.as_millis()).unwrap_or(u64::MAX).min(900_000);
+        let linger = self.linger.as_secs_f64() * 1000.0;
         client
             .set("acks", "all")
             .set("enable.idempotence", "true")
@@ -247,9 +265,12 @@ impl BusConfig {
             .set("compression.type", self.compression.as_str())
             .set("linger.ms", linger.to_string())
             .set("message.max.bytes", self.message_max_bytes.to_string())
-            // Bounded by the groups in flight; these only stand above them.
-            .set("queue.buffering.max.messages", "1000000")
-            .set("queue.buffering.max.kbytes", "262144");
+            // Bounded by the groups under way; when they are more than this, the writer waits for reports.
+            .set("queue.buffering.max.messages", "200000")
+            .set("queue.buffering.max.kbytes", "262144")
+            // The largest number with which idempotence keeps the order.
+            .set("max.in.flight.requests.per.connection", "5")
+            .set("statistics.interval.ms", "5000");
         Ok(client)
     }
 }
@@ -277,6 +298,9 @@ mod tests {
         assert!(refused(BusConfig { brokers: vec![], ..base() }).contains("bus.brokers"));
         assert!(refused(BusConfig { brokers: vec!["kafka".into()], ..base() }).contains("HOST:PORT"));
         assert!(refused(BusConfig { topic_prefix: "a/b".into(), ..base() }).contains("bus.topic_prefix"));
+        assert!(refused(BusConfig { groups_in_flight: 0, ..base() }).contains("bus.groups_in_flight"));
+        assert!(refused(BusConfig { message_max_bytes: 100, ..base() }).contains("bus.message_max_bytes"));
+        assert!(refused(BusConfig { linger: Duration::from_secs(1), ..base() }).contains("bus.linger"));
         let mut tls = base();
         tls.security.protocol = SecurityProtocol::SaslSsl;
         let expected = if cfg!(feature = "kafka-tls") { "bus.security.mechanism" } else { "kafka-tls" };

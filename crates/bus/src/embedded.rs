@@ -33,6 +33,11 @@ impl EmbeddedBroker {
         Ok(Self { cluster })
     }
 
+    #[cfg(test)]
+    pub(crate) const fn cluster(&self) -> &MockCluster<'static, DefaultProducerContext> {
+        &self.cluster
+    }
+
     /// Where it listens, as HOST:PORT.
     #[must_use]
     pub fn address(&self) -> String {

@@ -1,4 +1,5 @@
 use std::path::PathBuf;
+use std::time::Duration;
 
 use rdkafka::error::KafkaError;
 
@@ -15,6 +16,17 @@ pub enum ConfigError {
     /// A topic prefix that Kafka would not take.
     #[error("bus.topic_prefix is `{0}`: use 1 to 200 letters, digits, `.`, `_` and `-`")]
     TopicPrefix(String),
+    /// Too few or too many groups.
+    #[error("bus.groups_in_flight is {0}: give it 1 to 64")]
+    GroupsInFlight(u8),
+    /// A limit of the record's size that cannot work.
+    #[error(
+        "bus.message_max_bytes is {0}: give it 8192 to 100000000, and not above the brokers' message.max.bytes"
+    )]
+    MessageMaxBytes(u32),
+    /// Too long a wait for company.
+    #[error("bus.linger is {0:?}: give it at most 200ms, devices wait for it")]
+    Linger(Duration),
     /// TLS or SASL without the feature.
     #[error("bus.security.protocol = \"{0}\" needs a build with the feature `kafka-tls`")]
     TlsNotBuilt(&'static str),

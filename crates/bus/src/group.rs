@@ -2,7 +2,15 @@
 
 use std::ops::Range;
 
+use rdkafka::error::RDKafkaErrorCode;
+
 use crate::Topic;
+
+/// Start of every `ce_source`.
+pub(crate) const SOURCE_ROOT: &[u8] = b"//sluice/";
+
+/// More records than a report's number can name.
+const MAX_RECORDS: usize = 1 << 24;
 
 /// A message of a device, on its way to the telemetry topic.
 #[derive(Debug, Clone, Copy)]
@@ -59,6 +67,8 @@ pub enum Refusal {
     InvalidRecord,
     NotAuthorized,
     Policy,
+    /// Kafka kept giving an error that has no place in our list.
+    Unclassified,
 }
 
 impl Refusal {
@@ -70,6 +80,7 @@ impl Refusal {
             Self::InvalidRecord => "invalid_record",
             Self::NotAuthorized => "not_authorized",
             Self::Policy => "policy",
+            Self::Unclassified => "unclassified",
         }
     }
 }
@@ -95,6 +106,42 @@ pub(crate) struct Entry {
     pub(crate) payload: Range<u32>,
     pub(crate) meta: Meta,
     pub(crate) outcome: Option<Outcome>,
+    /// What was said when it was last produced.
+    pub(crate) answer: Answer,
+    /// Its batch was refused for this; whether for its own sake is not known yet.
+    pub(crate) suspected: Option<Refusal>,
+    /// Answers that no verdict fits.
+    pub(crate) tries: u8,
+}
+
+/// What Kafka, or librdkafka, said about a record that was produced.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Answer {
+    /// Nothing yet.
+    None,
+    /// It is in the log.
+    Taken,
+    Failed {
+        code: RDKafkaErrorCode,
+        /// librdkafka said it at once, before the record was in a batch with others.
+        local: bool,
+    },
+}
+
+impl Entry {
+    const fn new(token: u64, topic: Topic, key: Range<u32>, payload: Range<u32>, meta: Meta) -> Self {
+        Self {
+            token,
+            topic,
+            key,
+            payload,
+            meta,
+            outcome: None,
+            answer: Answer::None,
+            suspected: None,
+            tries: 0,
+        }
+    }
 }
 
 /// What the headers are made of, when the record is produced.
@@ -109,6 +156,7 @@ impl Group {
     #[must_use]
     pub fn new(max_records: usize, max_bytes: usize) -> Self {
         let max_bytes = max_bytes.min(u32::MAX as usize);
+        let max_records = max_records.min(MAX_RECORDS);
         Self {
             bytes: Vec::with_capacity(max_bytes),
             entries: Vec::with_capacity(max_records),
@@ -129,7 +177,7 @@ impl Group {
         let payload = self.append(&[record.payload]);
         let Telemetry { session, epoch, seq, received_ms, .. } = *record;
         let meta = Meta::Telemetry { session, epoch, seq, received_ms };
-        self.entries.push(Entry { token, topic: Topic::Telemetry, key, payload, meta, outcome: None });
+        self.entries.push(Entry::new(token, Topic::Telemetry, key, payload, meta));
         Ok(())
     }
 
@@ -139,13 +187,14 @@ impl Group {
     ///
     /// [`GroupFull`]; nothing was added.
     pub fn push_event(&mut self, record: &EventRecord<'_>, token: u64) -> Result<(), GroupFull> {
-        self.reserve(record.key.len() + record.id.len() + record.source.len() + record.payload.len())?;
+        let length = record.key.len() + record.id.len() + record.source.len() + record.payload.len();
+        self.reserve(length + SOURCE_ROOT.len())?;
         let key = self.append(&[record.key]);
         let id = self.append(&[record.id.as_bytes()]);
-        let source = self.append(&[record.source.as_bytes()]);
+        let source = self.append(&[SOURCE_ROOT, record.source.as_bytes()]);
         let payload = self.append(&[record.payload]);
         let meta = Meta::Event { id, source, time_ms: record.time_ms };
-        self.entries.push(Entry { token, topic: record.topic, key, payload, meta, outcome: None });
+        self.entries.push(Entry::new(token, record.topic, key, payload, meta));
         Ok(())
     }
 
@@ -196,14 +245,13 @@ impl Group {
         start..offset(self.bytes.len())
     }
 
-    pub(crate) fn entries(&self) -> &[Entry] {
-        &self.entries
+    /// The writer numbers records by [`Group::len`], so an index always fits.
+    pub(crate) fn entry(&self, index: u32) -> &Entry {
+        &self.entries[index as usize]
     }
 
-    pub(crate) fn settle(&mut self, index: usize, outcome: Outcome) {
-        if let Some(entry) = self.entries.get_mut(index) {
-            entry.outcome = Some(outcome);
-        }
+    pub(crate) fn entry_mut(&mut self, index: u32) -> &mut Entry {
+        &mut self.entries[index as usize]
     }
 
     pub(crate) fn bytes(&self, range: &Range<u32>) -> &[u8] {
@@ -247,7 +295,7 @@ mod tests {
     fn key_and_payload_are_kept_byte_for_byte() {
         let mut group = Group::new(2, 1000);
         group.push_telemetry(&telemetry(b"\0\xff"), 1).expect("room");
-        let entry = &group.entries()[0];
+        let entry = group.entry(0);
         assert_eq!(group.bytes(&entry.key), b"default/02a1b2c3d4e5");
         assert_eq!(group.bytes(&entry.payload), b"\0\xff");
     }

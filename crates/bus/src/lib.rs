@@ -12,6 +12,7 @@
 //! under the same ids, and readers may see them twice.
 #![warn(missing_docs)]
 
+mod client;
 mod config;
 #[cfg(feature = "embedded")]
 mod embedded;
@@ -23,6 +24,7 @@ mod tail;
 mod topics;
 mod writer;
 
+pub use client::KafkaFigures;
 pub use config::{
     BusConfig, BusKind, Compression, EventFormat, SaslMechanism, SecurityConfig, SecurityProtocol,
 };
