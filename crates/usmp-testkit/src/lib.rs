@@ -6,6 +6,7 @@
 
 pub mod crypto;
 pub mod link;
+pub mod pair;
 pub mod script;
 pub mod sim;
 pub mod vectors;

@@ -28,7 +28,7 @@
 //! ```
 //!
 //! The type parameters `TX` and `RX` are the longest message to send and to receive, 1808 bytes each unless told otherwise;
-//! they are most of a machine's memory.
+//! they are most of a machine's memory: beside them a [`UdpDevice`] has 0.9 KB at most, a [`TcpDevice`] 1.3 KB.
 
 mod config;
 mod event;
