@@ -7,13 +7,14 @@ use sluice_test_env::install::{self, Installed, SDK_VERSIONS};
 use sluice_test_env::{cache_dir, tools};
 
 /// Programs that come from the distribution, with their Debian package.
-const PROGRAMS: [(&str, &str); 6] = [
+const PROGRAMS: [(&str, &str); 7] = [
     ("redis-server", "redis-server"),
     ("redis-cli", "redis-tools"),
     ("kcat", "kcat"),
     ("java", "openjdk-17-jre-headless"),
     ("mvn", "maven"),
     ("python3", "python3-venv"),
+    ("perl", "perl"),
 ];
 
 /// Programs that cargo builds, with the version the checks are written for.

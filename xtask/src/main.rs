@@ -1,6 +1,17 @@
 //! Development tasks: test environment, generated files, checks. `cargo xtask help` lists them.
 
+mod alone;
+mod arrows;
+mod claims;
+mod docs;
 mod env;
+mod fuzz;
+mod junit;
+mod lines;
+mod source;
+mod test;
+
+use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
@@ -16,10 +27,52 @@ struct Cli {
 enum Task {
     /// Install what the tests need, and say what could not be got
     Env,
+    /// Install and start what the tests need, and run all of them
+    Test(test::Options),
+    /// Print the features that tests are built with, for cargo's `--features`
+    Features,
+    /// Check that crates depend on each other in the allowed directions only
+    Arrows,
+    /// Check each crate alone, with and without each of its features
+    Alone,
+    /// Write the generated pages of docs/
+    Docs {
+        /// Change nothing; fail if a page is not as it would be written
+        #[arg(long)]
+        check: bool,
+    },
+    /// Check that every test named in docs/security.md exists
+    Claims,
+    /// Check that no hand-written file is too long
+    Lines,
+    /// Run each fuzz target with cargo-fuzz (needs the nightly toolchain)
+    Fuzz {
+        /// For how long each target runs
+        #[arg(long, default_value_t = 30)]
+        seconds: u64,
+    },
 }
 
-fn main() -> Result<()> {
-    match Cli::parse().task {
+fn main() -> ExitCode {
+    match run(Cli::parse().task) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(task: Task) -> Result<()> {
+    match task {
         Task::Env => env::run(),
+        Task::Test(options) => test::run(&options),
+        Task::Features => test::print_features(),
+        Task::Arrows => arrows::run(),
+        Task::Alone => alone::run(),
+        Task::Docs { check } => docs::run(check),
+        Task::Claims => claims::run(),
+        Task::Lines => lines::run(),
+        Task::Fuzz { seconds } => fuzz::run(seconds),
     }
 }

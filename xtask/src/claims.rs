@@ -1,0 +1,112 @@
+//! `cargo xtask claims`: each test that docs/security.md names as the proof of a defence exists.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
+
+use anyhow::{Context, Result, bail};
+
+use crate::source;
+
+const PAGE: &str = "docs/security.md";
+
+pub(crate) fn run() -> Result<()> {
+    let root = source::root()?;
+    let page = fs::read_to_string(root.join(PAGE)).with_context(|| format!("cannot read {PAGE}"))?;
+    let mut tests = BTreeSet::new();
+    for path in source::files()?.iter().filter(|p| p.extension().is_some_and(|e| e == "rs")) {
+        let text =
+            fs::read_to_string(root.join(path)).with_context(|| format!("cannot read {}", path.display()))?;
+        collect_tests(path, &text, &mut tests);
+    }
+    let named = named_tests(&page);
+    if named.is_empty() {
+        bail!("{PAGE} names no test; it writes `test: name_of_the_test` beside each defence");
+    }
+    let missing: Vec<_> = named
+        .iter()
+        .filter(|(_, name)| !tests.contains(*name))
+        .map(|(line, n)| format!("{PAGE}:{line}: {n}"))
+        .collect();
+    if missing.is_empty() {
+        println!("{} tests named in {PAGE}, all exist", named.len());
+        return Ok(());
+    }
+    bail!("no such test:\n{}", missing.join("\n"));
+}
+
+/// The names after each `test:` or `tests:`, with their line; a list goes on over commas.
+fn named_tests(page: &str) -> Vec<(usize, &str)> {
+    let mut found = Vec::new();
+    for (number, line) in (1..).zip(page.lines()) {
+        let markers = ["`test: ", "test: `", "tests: `"];
+        for (start, marker) in markers.iter().flat_map(|m| line.match_indices(m)) {
+            let mut rest = line.get(start + marker.len()..).unwrap_or_default();
+            loop {
+                let end = rest
+                    .find(|c: char| !(c.is_ascii_alphanumeric() || "_:-".contains(c)))
+                    .unwrap_or(rest.len());
+                let (path, after) = rest.split_at(end);
+                let name = path.rsplit("::").next().unwrap_or(path);
+                if !name.is_empty() {
+                    found.push((number, name));
+                }
+                let Some(next) = ["`, `", ", "].iter().find_map(|s| after.strip_prefix(s)) else { break };
+                rest = next;
+            }
+        }
+    }
+    found
+}
+
+/// Functions under a test attribute; in a conformance suite, which macros instantiate, every function.
+fn collect_tests(path: &Path, text: &str, tests: &mut BTreeSet<String>) {
+    let suite = path.to_string_lossy().contains("conformance");
+    let mut marked = false;
+    for line in text.lines().map(str::trim_start) {
+        let is_test =
+            line.starts_with("#[test]") || line.starts_with("#[tokio::test") || line.starts_with("#[test_");
+        if is_test {
+            marked = true;
+        } else if let Some(name) = function_name(line) {
+            if marked || suite {
+                tests.insert(name.to_owned());
+            }
+            marked = false;
+        }
+    }
+}
+
+fn function_name(line: &str) -> Option<&str> {
+    let mut words = line.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_'));
+    let head: Vec<_> = words.by_ref().take_while(|w| *w != "fn").collect();
+    let qualifiers = ["pub", "async", "crate", "super", "const", ""];
+    head.iter().all(|w| qualifiers.contains(w)).then(|| words.next()).flatten().filter(|n| !n.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tests_of(path: &str, text: &str) -> Vec<String> {
+        let mut tests = BTreeSet::new();
+        collect_tests(Path::new(path), text, &mut tests);
+        tests.into_iter().collect()
+    }
+
+    #[test]
+    fn names_are_read_from_the_page() {
+        let page = "| a | b | `test: one_is_refused` |\n(test: `sluice::two`), none\ntests: `three`, `four`; no test here\n";
+        assert_eq!(named_tests(page), [(1, "one_is_refused"), (2, "two"), (3, "three"), (3, "four")]);
+    }
+
+    #[test]
+    fn only_functions_under_a_test_attribute_count() {
+        let text = "fn plain() {}\n#[test]\n#[cfg(x)]\nfn seen() {\n}\n#[tokio::test(start_paused = true)]\n  async fn also() {}\npub fn later() {}\n";
+        assert_eq!(tests_of("src/lib.rs", text), ["also", "seen"]);
+        assert_eq!(
+            tests_of("tests/conformance.rs", "pub(crate) async fn any() {}\nlet fn_like = 1;\n"),
+            ["any"]
+        );
+    }
+}
