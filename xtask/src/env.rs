@@ -4,7 +4,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 use sluice_test_env::install::{self, Installed, SDK_VERSIONS};
-use sluice_test_env::{cache_dir, tools};
+use sluice_test_env::{KubeTools, cache_dir, tools};
 
 /// Programs that come from the distribution, with their Debian package.
 const PROGRAMS: [(&str, &str); 7] = [
@@ -38,6 +38,7 @@ pub(crate) fn run() -> Result<()> {
     for version in SDK_VERSIONS {
         note(&format!("official Python SDK {version}"), install::python_sdk(version));
     }
+    note("helm, kubeconform and the schemas of Kubernetes (Go modules)", KubeTools::install());
     for (name, version) in CARGO_TOOLS {
         note(&format!("{name} {version}"), cargo_tool(name, version));
     }

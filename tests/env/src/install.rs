@@ -64,7 +64,7 @@ pub fn python_sdk(version: &str) -> Result<Installed> {
 }
 
 /// Runs `fill` once for a folder, whatever runs beside us, and marks it complete only when it succeeded.
-fn once(place: &Path, fill: impl FnOnce() -> Result<()>) -> Result<Installed> {
+pub(crate) fn once(place: &Path, fill: impl FnOnce() -> Result<()>) -> Result<Installed> {
     let name = place.file_name().unwrap_or_else(|| OsStr::new("tool")).to_string_lossy().into_owned();
     let path: PathBuf = cache_dir()?.join(format!("{name}.lock"));
     let lock = File::create(&path).with_context(|| format!("cannot make {}", path.display()))?;
@@ -82,7 +82,7 @@ fn once(place: &Path, fill: impl FnOnce() -> Result<()>) -> Result<Installed> {
     Ok(Installed::Now)
 }
 
-fn run(command: &mut Command) -> Result<()> {
+pub(crate) fn run(command: &mut Command) -> Result<()> {
     let output = command.output().with_context(|| format!("cannot run {command:?}"))?;
     if !output.status.success() {
         let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));

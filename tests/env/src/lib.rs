@@ -20,6 +20,7 @@
 mod cache;
 pub mod install;
 mod kafka;
+mod kube;
 mod ports;
 mod process;
 mod python;
@@ -31,6 +32,7 @@ mod wait;
 
 pub use cache::{cache_dir, unique};
 pub use kafka::{Kafka, KafkaListener, KafkaOptions, SharedKafka};
+pub use kube::KubeTools;
 pub use ports::Port;
 pub use process::Process;
 pub use python::PythonSdk;
