@@ -1,1 +1,45 @@
-//! The server role.
+//! The server role (WIRE.md sections 5 to 12).
+//!
+//! The machines own no socket, clock, randomness or allocation. A driver feeds them datagrams or stream bytes, the time, and
+//! random values (private keys, nonces, session ids, seeds), and sends what they give back.
+//!
+//! # UDP
+//!
+//! 1. [`classify`](demux::classify) looks at every datagram first; what it refuses is dropped and counted.
+//! 2. A HELLO without a cookie: answer with [`Utack::plain`](crate::wire::Utack::plain) and a HELLO_RETRY whose cookie comes from
+//!    [`CookieSecrets`](crate::CookieSecrets); give it to a [`RetryRing`] for the two resends.
+//! 3. A HELLO with a valid cookie: UTACK it; give it to the [`UdpHandshake`] of that address, or
+//!    [`start`](UdpHandshake::start) one, also in place of one whose [`handle_hello`](UdpHandshake::handle_hello) says
+//!    [`HelloOutcome::StartOver`]. A HELLO with another cookie is dropped.
+//! 4. A HELLO_ACK: [`handle_hello_ack`](UdpHandshake::handle_hello_ack); when it proves the key, UTACK it and
+//!    [`accept`](UdpHandshake::accept) with a session id of the driver's choice. The session can receive from then on; the
+//!    handshake lives on beside it until the session is established, and repeats SESSION_OK.
+//! 5. Everything sealed goes to the [`UdpSession`] found by the prefix of its session id.
+//!
+//! After each input drain `poll_transmit`, then `poll_event`, then ask `poll_timeout` when to call `handle_timeout`.
+//!
+//! # TCP
+//!
+//! [`TcpHandshake`] until it [`accept`](TcpHandshake::accept)s, then [`TcpSession`]. Both read from the start of the driver's buffer.
+//! Any error means: close without a word.
+
+mod config;
+pub mod demux;
+mod handshake;
+mod pool;
+mod reason;
+mod retry;
+mod session;
+mod timers;
+
+pub use config::{FragmentAck, HandshakeConfig, SessionConfig};
+pub use handshake::{
+    AckOutcome, HelloOutcome, MAX_PSKS, Proof, TcpHandshake, TcpHandshakeStep, UdpHandshake, WrongState,
+};
+pub use pool::{ArrayPool, MessageHandle, MessagePool};
+pub use reason::{CloseReason, DropReason, SendError};
+pub use retry::{RetryCounts, RetryRing};
+pub use session::{
+    Acknowledged, CommitToken, Committed, Lingering, MAX_MESSAGE_WIRE, MAX_PENDING, MAX_TRANSMISSIONS,
+    Received, SessionEvent, TcpReceived, TcpSession, Transmit, UdpSession,
+};

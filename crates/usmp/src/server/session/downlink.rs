@@ -1,0 +1,348 @@
+use crate::crypto::Provider;
+use crate::server::timers::{Jitter, later};
+use crate::wire::{FrameType, MAX_CHUNK};
+use crate::{Instant, Rto, Secret, SessionId, seal_frame};
+
+/// Transmissions of one frame before it is skipped: 6.3 s at the timer's floor, 17.5 s in a fresh session.
+pub const MAX_TRANSMISSIONS: u8 = 6;
+
+/// Most PONGs that wait for their turn; a device that sends more PINGs in a second is closed anyway.
+const MAX_PONGS: u8 = 8;
+
+/// What a frame from the server is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    Ping,
+    /// A PING to an address that may become the downlink's.
+    Probe,
+    Pong,
+    Bye,
+    Rekey,
+    Fragment,
+    Last,
+}
+
+impl Kind {
+    const fn frame_type(self) -> FrameType {
+        match self {
+            Self::Ping | Self::Probe => FrameType::Ping,
+            Self::Pong => FrameType::Pong,
+            Self::Bye => FrameType::Bye,
+            Self::Rekey => FrameType::Rekey,
+            Self::Fragment => FrameType::DataFrag,
+            Self::Last => FrameType::Data,
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Outstanding {
+    first_sent: Instant,
+    deadline: Instant,
+    seq: u32,
+    /// The end of its tag: a retransmission is sealed again and leaves only if it is the same.
+    tag: [u8; 4],
+    kind: Kind,
+    transmissions: u8,
+}
+
+/// A message on its way; the bytes are the driver's.
+#[derive(Debug, Clone, Copy)]
+struct Message {
+    length: u16,
+    /// What the device acknowledged.
+    offset: u16,
+    /// A frame of it has left under these keys.
+    begun: bool,
+}
+
+impl Message {
+    fn chunk<'m>(&self, bytes: &'m [u8]) -> Option<&'m [u8]> {
+        if bytes.len() != usize::from(self.length) {
+            return None;
+        }
+        let rest = bytes.get(usize::from(self.offset)..)?;
+        Some(rest.get(..MAX_CHUNK).unwrap_or(rest))
+    }
+
+    fn kind(&self) -> Kind {
+        let rest = usize::from(self.length.saturating_sub(self.offset));
+        if rest > MAX_CHUNK { Kind::Fragment } else { Kind::Last }
+    }
+}
+
+/// What became of the frame that was out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Outcome {
+    /// A control frame, or a fragment with more to come.
+    Step(Kind),
+    /// The last frame of the message.
+    Delivered,
+    /// The message is given up.
+    Lost,
+}
+
+/// What polling gives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Polled {
+    /// A frame of this length and kind; `first` when it is not a repeat.
+    Frame { length: usize, kind: Kind, first: bool },
+    /// The driver did not lend the bytes that it promised.
+    Lost,
+    /// No number is left.
+    Exhausted,
+}
+
+/// The server's sending side on UDP: one frame out at a time, adaptive timer, numbers that go on over REKEY.
+#[derive(Debug)]
+pub(super) struct Downlink {
+    out: Option<Outstanding>,
+    message: Option<Message>,
+    rto: Rto,
+    jitter: Jitter,
+    next: u32,
+    pongs: u8,
+    ping: bool,
+    probe: bool,
+    bye: bool,
+    rekey: bool,
+}
+
+impl Downlink {
+    pub(super) const fn new(seed: u32) -> Self {
+        Self {
+            out: None,
+            message: None,
+            rto: Rto::new(),
+            jitter: Jitter::new(seed),
+            next: 0,
+            pongs: 0,
+            ping: false,
+            probe: false,
+            bye: false,
+            rekey: false,
+        }
+    }
+
+    pub(super) const fn is_sending(&self) -> bool {
+        self.message.is_some()
+    }
+
+    pub(super) const fn has_numbers(&self) -> bool {
+        self.next != u32::MAX
+    }
+
+    pub(super) const fn next_seq(&self) -> u32 {
+        self.next
+    }
+
+    pub(super) const fn send(&mut self, length: u16) {
+        self.message = Some(Message { length, offset: 0, begun: false });
+    }
+
+    pub(super) fn owe_pong(&mut self) {
+        self.pongs = self.pongs.saturating_add(1).min(MAX_PONGS);
+    }
+
+    pub(super) const fn want_ping(&mut self) {
+        self.ping = true;
+    }
+
+    pub(super) const fn want_probe(&mut self, wanted: bool) {
+        self.probe = wanted;
+    }
+
+    pub(super) const fn want_bye(&mut self) {
+        self.bye = true;
+    }
+
+    pub(super) const fn want_rekey(&mut self) {
+        self.rekey = true;
+    }
+
+    /// Whether a PING waits or is out.
+    pub(super) fn is_pinging(&self) -> bool {
+        self.ping || self.out.as_ref().is_some_and(|out| matches!(out.kind, Kind::Ping | Kind::Probe))
+    }
+
+    /// A PING to an address that is no candidate any more is not repeated.
+    pub(super) fn drop_probe(&mut self) {
+        self.probe = false;
+        if self.out.as_ref().is_some_and(|out| out.kind == Kind::Probe) {
+            self.out = None;
+        }
+    }
+
+    /// A PONG came: the PING that is out arrived.
+    pub(super) fn pong(&mut self) {
+        if self.out.as_ref().is_some_and(|out| matches!(out.kind, Kind::Ping | Kind::Probe)) {
+            self.out = None;
+        }
+    }
+
+    /// What would leave next when nothing is out. Between the fragments of a message nothing else does.
+    fn choose(&self, data: bool) -> Option<Kind> {
+        if let Some(message) = self.message.filter(|message| message.begun && data) {
+            return Some(message.kind());
+        }
+        if self.rekey {
+            Some(Kind::Rekey)
+        } else if self.pongs > 0 {
+            Some(Kind::Pong)
+        } else if self.ping {
+            Some(Kind::Ping)
+        } else if self.probe {
+            Some(Kind::Probe)
+        } else if self.bye {
+            Some(Kind::Bye)
+        } else {
+            self.message.filter(|_| data).map(|message| message.kind())
+        }
+    }
+
+    /// Writes the frame that is due. `data`: the device is known to have its SESSION_OK, so messages may leave.
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "the parts of the session that sealing needs, borrowed apart"
+    )]
+    pub(super) fn poll<P: Provider>(
+        &mut self,
+        now: Instant,
+        key: &Secret<32>,
+        session_id: SessionId,
+        salt: Option<&Secret<32>>,
+        message: &[u8],
+        data: bool,
+        out: &mut [u8],
+    ) -> Option<Polled> {
+        let (kind, seq, first) = match &self.out {
+            Some(sent) if sent.deadline <= now && sent.transmissions < MAX_TRANSMISSIONS => {
+                (sent.kind, sent.seq, false)
+            }
+            Some(_) => return None,
+            None => (self.choose(data)?, self.next, true),
+        };
+        if seq == u32::MAX {
+            return Some(Polled::Exhausted);
+        }
+        let plaintext = match kind {
+            Kind::Fragment | Kind::Last => match self.message.and_then(|sending| sending.chunk(message)) {
+                Some(chunk) => chunk,
+                None => return Some(self.lose()),
+            },
+            Kind::Rekey => salt.map_or(&[][..], |salt| salt.expose()),
+            Kind::Ping | Kind::Probe | Kind::Pong | Kind::Bye => &[],
+        };
+        let length = seal_frame::<P>(key, session_id, kind.frame_type(), seq, plaintext, out).ok()?;
+        let tag = out.get(..length).and_then(|frame| frame.last_chunk::<4>()).copied().unwrap_or_default();
+        match &mut self.out {
+            Some(sent) if sent.tag != tag => {
+                // Two plaintexts under one nonce: the second one must not leave.
+                out.fill(0);
+                return Some(self.lose());
+            }
+            Some(sent) => {
+                sent.deadline = later(now, self.jitter.spread(self.rto.after(sent.transmissions)));
+                sent.transmissions = sent.transmissions.saturating_add(1);
+            }
+            None => {
+                // The number is used up before the frame leaves, whatever becomes of it.
+                self.next = seq.saturating_add(1);
+                let deadline = later(now, self.jitter.spread(self.rto.after(0)));
+                self.out = Some(Outstanding { first_sent: now, deadline, seq, tag, kind, transmissions: 1 });
+                self.started(kind);
+            }
+        }
+        Some(Polled::Frame { length, kind, first })
+    }
+
+    const fn started(&mut self, kind: Kind) {
+        match kind {
+            Kind::Ping => self.ping = false,
+            Kind::Probe => self.probe = false,
+            Kind::Pong => self.pongs = self.pongs.saturating_sub(1),
+            Kind::Bye => self.bye = false,
+            Kind::Rekey => self.rekey = false,
+            Kind::Fragment | Kind::Last => {
+                if let Some(message) = &mut self.message {
+                    message.begun = true;
+                }
+            }
+        }
+    }
+
+    fn lose(&mut self) -> Polled {
+        self.give_up_message();
+        Polled::Lost
+    }
+
+    /// The frame that a UTACK may be for.
+    pub(super) fn awaits(&self, frame_type: FrameType, seq: u32) -> bool {
+        self.out.as_ref().is_some_and(|out| out.kind.frame_type() == frame_type && out.seq == seq)
+    }
+
+    /// The frame that is out was acknowledged, authentically.
+    pub(super) fn acknowledged(&mut self, now: Instant) -> Option<Outcome> {
+        let out = self.out.take()?;
+        if out.transmissions == 1 {
+            self.rto.sample(now.saturating_duration_since(out.first_sent));
+        }
+        match (out.kind, &mut self.message) {
+            (Kind::Last, message) => {
+                *message = None;
+                Some(Outcome::Delivered)
+            }
+            (Kind::Fragment, Some(message)) => {
+                message.offset = message.offset.saturating_add(u16::try_from(MAX_CHUNK).unwrap_or(u16::MAX));
+                Some(Outcome::Step(Kind::Fragment))
+            }
+            (kind, _) => Some(Outcome::Step(kind)),
+        }
+    }
+
+    /// Skips the frame that is out when it was sent often enough.
+    pub(super) fn exhausted(&mut self, now: Instant) -> Option<Outcome> {
+        let over = |out: &mut Outstanding| out.transmissions >= MAX_TRANSMISSIONS && out.deadline <= now;
+        let out = self.out.take_if(over)?;
+        if matches!(out.kind, Kind::Fragment | Kind::Last) {
+            self.give_up_message();
+            return Some(Outcome::Lost);
+        }
+        Some(Outcome::Step(out.kind))
+    }
+
+    /// Drops the message. When the device may hold a part of it, a PONG that nobody asked for goes first: Python gives up
+    /// the partial message together with the frame that shows the gap, which had better be one without a meaning.
+    fn give_up_message(&mut self) {
+        self.out = None;
+        if self.message.take().is_some_and(|message| message.begun && usize::from(message.length) > MAX_CHUNK)
+        {
+            self.owe_pong();
+        }
+    }
+
+    /// New keys: what was out or half delivered counts as undelivered and is sent again, under new numbers. Returns whether a PING
+    /// was cut off, which will not be answered.
+    pub(super) fn restart(&mut self) -> bool {
+        if let Some(message) = &mut self.message {
+            let partial = message.begun && usize::from(message.length) > MAX_CHUNK;
+            *message = Message { offset: 0, begun: false, ..*message };
+            if partial {
+                self.owe_pong();
+            }
+        }
+        match self.out.take().map(|out| out.kind) {
+            Some(Kind::Ping) => self.ping = true,
+            Some(Kind::Probe) => self.probe = true,
+            Some(Kind::Pong) => self.owe_pong(),
+            Some(Kind::Bye) => self.bye = true,
+            Some(Kind::Rekey | Kind::Fragment | Kind::Last) | None => return false,
+        }
+        self.ping || self.probe
+    }
+
+    /// When [`poll`](Self::poll) or [`exhausted`](Self::exhausted) has something next.
+    pub(super) fn poll_timeout(&self) -> Option<Instant> {
+        self.out.as_ref().map(|out| out.deadline)
+    }
+}
