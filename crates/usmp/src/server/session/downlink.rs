@@ -331,14 +331,15 @@ impl Downlink {
                 self.owe_pong();
             }
         }
-        match self.out.take().map(|out| out.kind) {
+        let cut_off = self.out.take().map(|out| out.kind);
+        match cut_off {
             Some(Kind::Ping) => self.ping = true,
             Some(Kind::Probe) => self.probe = true,
             Some(Kind::Pong) => self.owe_pong(),
             Some(Kind::Bye) => self.bye = true,
-            Some(Kind::Rekey | Kind::Fragment | Kind::Last) | None => return false,
+            Some(Kind::Rekey | Kind::Fragment | Kind::Last) | None => {}
         }
-        self.ping || self.probe
+        matches!(cut_off, Some(Kind::Ping | Kind::Probe))
     }
 
     /// When [`poll`](Self::poll) or [`exhausted`](Self::exhausted) has something next.

@@ -9,6 +9,9 @@ const CONTROL_WINDOW: Duration = Duration::from_secs(1);
 /// Most unanswered PINGs over the life of a session: more of them, read in one go, end it at a device that only sends.
 const MAX_UNANSWERED: u8 = 2;
 
+/// How long fragments wait for the next one: longer than the slowest sender's budget, short enough for the pool.
+pub(super) const MESSAGE_TIMEOUT: Duration = Duration::from_secs(30);
+
 /// What to do with a PING or PONG.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Control {

@@ -3,9 +3,9 @@ use core::marker::PhantomData;
 
 use super::SessionKeysFor;
 use super::commit::CommitToken;
-use super::liveness::{Control, Liveness};
+use super::liveness::{Control, Liveness, MESSAGE_TIMEOUT};
 use crate::crypto::Provider;
-use crate::server::timers::later;
+use crate::server::timers::{earliest, later};
 use crate::server::{CloseReason, DropReason, MessageHandle, MessagePool, SendError, SessionConfig};
 use crate::wire::{
     FrameType, HEADER, Header, MAX_CHUNK, MAX_FRAGMENTS, MAX_MESSAGE, SEAL_OVERHEAD, StreamDecode,
@@ -95,12 +95,6 @@ impl<P: Provider> TcpSession<P> {
             closed: None,
             provider: PhantomData,
         }
-    }
-
-    /// A session whose keys are known already, half-open, with all numbers at their start.
-    #[must_use]
-    pub fn from_keys(now: Instant, keys: SessionKeys, session_id: SessionId, config: &SessionConfig) -> Self {
-        Self::new(now, SessionKeysFor { keys, session_id }, config)
     }
 
     /// Reads one frame from the start of `stream` and opens it in place. Call again with the rest until
@@ -299,12 +293,13 @@ impl<P: Provider> TcpSession<P> {
         core::mem::replace(&mut self.established_event, false)
     }
 
-    /// Lets time pass: PINGs and the idle timeout. Early calls are harmless.
+    /// Lets time pass: PINGs, the idle timeout, and 30 s for a message that stopped half-way. Early calls are harmless.
     pub fn handle_timeout(&mut self, now: Instant) {
         if self.closed.is_some() {
             return;
         }
-        if self.live.is_idle(now) {
+        let stuck = self.buffer.is_some() && self.live.silent_for(now) >= MESSAGE_TIMEOUT;
+        if stuck || self.live.is_idle(now) {
             self.closed = Some(CloseReason::Idle);
         } else if !self.ping && self.live.ping_due(now) {
             self.ping = true;
@@ -315,12 +310,11 @@ impl<P: Provider> TcpSession<P> {
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Instant> {
         if self.closed.is_some() {
-            None
-        } else if self.ping {
-            self.live.idle_timeout()
-        } else {
-            self.live.poll_timeout()
+            return None;
         }
+        let live = if self.ping { self.live.idle_timeout() } else { self.live.poll_timeout() };
+        let message = self.buffer.and_then(|_| self.live.heard_plus(MESSAGE_TIMEOUT));
+        earliest(live, message)
     }
 
     /// Reading stops: what the device sends waits unread, so its silence does not count.

@@ -1,0 +1,357 @@
+mod receive;
+mod send;
+
+use core::fmt;
+use core::marker::PhantomData;
+
+use super::SessionKeysFor;
+use super::commit::{CommitToken, Commits, Committed};
+use super::downlink::{Downlink, Kind, Outcome};
+use super::lingering::Lingering;
+use super::liveness::{Liveness, MESSAGE_TIMEOUT};
+use super::rekey::RekeyMemory;
+use crate::crypto::Provider;
+use crate::server::timers::{earliest, later};
+use crate::server::{CloseReason, FragmentAck, MessageHandle, MessagePool, SessionConfig};
+use crate::wire::{Utack, UtackBytes};
+use crate::{Instant, Reassembly, SessionId, SessionKeys};
+
+/// What was acknowledged at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Acknowledged {
+    /// A part of a message; see [`FragmentAck::Immediate`].
+    Fragment,
+    /// A PONG goes out by `poll_transmit`.
+    Ping,
+    /// Nothing else.
+    Pong,
+    /// The session's keys changed.
+    Rekey,
+    /// The session is over; keep what [`UdpSession::into_lingering`] gives for 15 s.
+    Bye,
+    /// A frame that was acknowledged before, whose UTACK was lost.
+    Duplicate,
+}
+
+/// What a datagram was. UTACKs go to the datagram's own source.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Received<'a> {
+    /// A message. Keep the datagram's source with the record, and give the token to [`UdpSession::committed`] once it is stored.
+    Message {
+        /// Names the message.
+        token: CommitToken,
+        /// Its bytes, in the datagram or in the pool's buffer.
+        payload: &'a mut [u8],
+    },
+    /// A fragment under [`FragmentAck::Deferred`]: commit that a message is open at this number, then
+    /// [`UdpSession::committed`].
+    Fragment {
+        /// Names the fragment.
+        token: CommitToken,
+    },
+    /// Send this UTACK now.
+    Acknowledge {
+        /// The bytes.
+        utack: UtackBytes,
+        /// What it is for.
+        what: Acknowledged,
+    },
+}
+
+/// What happened beside the datagrams.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SessionEvent<A> {
+    /// The first authentic sign of life: the session takes over from an older one of the device now.
+    Established,
+    /// The downlink address changed. The driver finds UTACKs by it.
+    Moved {
+        /// The new address.
+        to: A,
+    },
+    /// The keys changed; pending messages of the epoch before can still be stored, but not acknowledged.
+    Rekeyed {
+        /// REKEYs so far.
+        epoch: u32,
+    },
+    /// The device's socket acknowledged the whole message. Not a proof of processing.
+    MessageDelivered,
+    /// The message was given up; its numbers are burned. The session lives on.
+    MessageLost,
+    /// The session is over.
+    Closed(CloseReason),
+}
+
+/// A frame to send.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Transmit<A> {
+    /// Bytes written to `out`.
+    pub length: usize,
+    /// Where they go.
+    pub to: A,
+}
+
+/// Bits of the events that wait in a session.
+mod event {
+    pub(super) const ESTABLISHED: u8 = 1;
+    pub(super) const MOVED: u8 = 2;
+    pub(super) const REKEYED: u8 = 4;
+    pub(super) const DELIVERED: u8 = 8;
+    pub(super) const LOST: u8 = 16;
+    pub(super) const CLOSED: u8 = 32;
+}
+
+/// An open session over UDP, server side (WIRE.md sections 6 to 9, 11 and 12).
+///
+/// It holds keys and numbers, no packets: messages lie in the datagram they came in or in a buffer lent by a
+/// [`MessagePool`]; what it sends is sealed from plaintext that the driver lends, again for each repeat.
+///
+/// `A` is the driver's idea of a peer's address: small, `Copy`, comparable.
+///
+/// Numbers only increase. A message's UTACK leaves when the driver says [`committed`](Self::committed); until then repeats of it are
+/// silent. At most [`MAX_PENDING`](super::MAX_PENDING) messages wait; the next one is dropped, and the device sends it again.
+pub struct UdpSession<P, A> {
+    keys: SessionKeys,
+    session_id: SessionId,
+    memory: RekeyMemory,
+    live: Liveness,
+    downlink: Downlink,
+    commits: Commits<A>,
+    path: A,
+    candidate: Option<A>,
+    reassembly: Reassembly,
+    buffer: Option<MessageHandle>,
+    epoch: u32,
+    closed: Option<CloseReason>,
+    events: u8,
+    fragment_ack: FragmentAck,
+    provider: PhantomData<fn() -> P>,
+}
+
+impl<P: Provider, A: Copy + Eq> UdpSession<P, A> {
+    pub(in crate::server) fn new(
+        now: Instant,
+        SessionKeysFor { keys, session_id }: SessionKeysFor,
+        path: A,
+        seed: u32,
+        config: &SessionConfig,
+    ) -> Self {
+        Self {
+            keys,
+            session_id,
+            memory: RekeyMemory::Nothing,
+            live: Liveness::new(now, later(now, config.probe_at_latest), config),
+            downlink: Downlink::new(seed),
+            commits: Commits::new(),
+            path,
+            candidate: None,
+            reassembly: Reassembly::new(),
+            buffer: None,
+            epoch: 0,
+            closed: None,
+            events: 0,
+            fragment_ack: config.fragment_ack,
+            provider: PhantomData,
+        }
+    }
+
+    /// The message is stored. Gives its UTACK, or `None` when the device's keys have changed since, the session is closed, or the
+    /// token is not pending.
+    pub fn committed(&mut self, token: CommitToken) -> Option<Committed<A>> {
+        if token.epoch != self.epoch {
+            return None;
+        }
+        let (frame_type, also_to) = self.commits.commit(token.seq)?;
+        let utack = Utack::sealed::<P>(&self.keys.c2s, frame_type, token.seq).emit();
+        Some(Committed { utack, also_to })
+    }
+
+    /// The message can never be stored: it is not acknowledged, and its repeats meet silence.
+    pub fn refused(&mut self, token: CommitToken) {
+        if token.epoch == self.epoch {
+            self.commits.refuse(token.seq);
+        }
+    }
+
+    /// The message could not be taken over by the driver just now: as if it had not come, so that a repeat is new. Works for the newest
+    /// message only, and only if it came in one frame; otherwise it is [`refused`](Self::refused) and this returns `false`.
+    pub fn withdraw(&mut self, token: CommitToken) -> bool {
+        // A repeat will be new again; it must not count twice for a new address.
+        self.candidate = None;
+        self.downlink.drop_probe();
+        let withdrawn = token.epoch == self.epoch && self.commits.withdraw(token.seq);
+        if !withdrawn {
+            self.refused(token);
+        }
+        withdrawn
+    }
+
+    /// The device's numbers start again; ours go on, since Python discards what falls too far back (WIRE.md section 9).
+    fn new_epoch(&mut self) {
+        self.epoch = self.epoch.saturating_add(1);
+        self.commits = Commits::new();
+        if self.downlink.restart() {
+            self.live.ping_lost();
+        }
+        self.events |= event::REKEYED;
+    }
+
+    fn drop_partial<B: MessagePool>(&mut self, pool: &mut B) {
+        self.reassembly.reset();
+        if let Some(handle) = self.buffer.take() {
+            pool.give_back(handle);
+        }
+    }
+
+    const fn close(&mut self, reason: CloseReason) {
+        if self.closed.is_none() {
+            self.closed = Some(reason);
+            self.events |= event::CLOSED;
+        }
+    }
+
+    /// What happened. Call until `None`.
+    pub fn poll_event(&mut self) -> Option<SessionEvent<A>> {
+        let lowest = self.events & self.events.wrapping_neg();
+        self.events &= !lowest;
+        match lowest {
+            event::ESTABLISHED => Some(SessionEvent::Established),
+            event::MOVED => Some(SessionEvent::Moved { to: self.path }),
+            event::REKEYED => Some(SessionEvent::Rekeyed { epoch: self.epoch }),
+            event::DELIVERED => Some(SessionEvent::MessageDelivered),
+            event::LOST => Some(SessionEvent::MessageLost),
+            event::CLOSED => self.closed.map(SessionEvent::Closed),
+            _ => None,
+        }
+    }
+
+    /// Lets time pass: repeats, PINGs, idle timeout, forgetting. Early calls are harmless.
+    pub fn handle_timeout<B: MessagePool>(&mut self, now: Instant, pool: &mut B) {
+        if self.closed.is_some() {
+            self.drop_partial(pool);
+            return;
+        }
+        self.memory.expire(now);
+        if self.buffer.is_some() && self.live.silent_for(now) >= MESSAGE_TIMEOUT {
+            self.drop_partial(pool);
+        }
+        match self.downlink.exhausted(now) {
+            Some(Outcome::Lost) => self.events |= event::LOST,
+            Some(Outcome::Step(Kind::Bye)) => self.close(CloseReason::Local),
+            // Whether the device has switched is unknown, and stays so.
+            Some(Outcome::Step(Kind::Rekey)) => self.close(CloseReason::Rekey),
+            _ => {}
+        }
+        if self.live.is_idle(now) {
+            self.close(CloseReason::Idle);
+            self.drop_partial(pool);
+        } else if !self.downlink.is_pinging() && self.live.ping_due(now) {
+            self.downlink.want_ping();
+        }
+    }
+
+    /// When to call [`handle_timeout`](Self::handle_timeout) and [`poll_transmit`](Self::poll_transmit) next.
+    #[must_use]
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        if self.closed.is_some() {
+            return None;
+        }
+        let message = self.buffer.and_then(|_| self.live.heard_plus(MESSAGE_TIMEOUT));
+        let live =
+            if self.downlink.is_pinging() { self.live.idle_timeout() } else { self.live.poll_timeout() };
+        earliest(earliest(live, self.downlink.poll_timeout()), earliest(self.memory.poll_timeout(), message))
+    }
+
+    /// Reading stops: what the device sends waits unread, so its silence does not count.
+    pub fn pause(&mut self, now: Instant) {
+        self.live.pause(now);
+    }
+
+    /// Reading goes on.
+    pub fn resume(&mut self, now: Instant) {
+        self.live.resume(now);
+    }
+
+    /// Gives a lent buffer back. Call before dropping a session.
+    pub fn release<B: MessagePool>(&mut self, pool: &mut B) {
+        self.drop_partial(pool);
+    }
+
+    /// Ends the session, whatever its state, and keeps what acknowledges BYE for 15 s more.
+    #[must_use]
+    pub fn into_lingering<B: MessagePool>(mut self, now: Instant, pool: &mut B) -> Lingering<P> {
+        self.drop_partial(pool);
+        Lingering::new(now, self.keys.c2s, self.session_id)
+    }
+
+    /// The session's id.
+    #[must_use]
+    pub const fn session_id(&self) -> SessionId {
+        self.session_id
+    }
+
+    /// Where frames of the server go.
+    #[must_use]
+    pub const fn path(&self) -> A {
+        self.path
+    }
+
+    /// The address that may become the next one; the PING to it is acknowledged from there.
+    #[must_use]
+    pub const fn candidate_path(&self) -> Option<A> {
+        self.candidate
+    }
+
+    /// REKEYs so far.
+    #[must_use]
+    pub const fn epoch(&self) -> u32 {
+        self.epoch
+    }
+
+    /// The highest committed number of this epoch.
+    #[must_use]
+    pub const fn committed_seq(&self) -> Option<u32> {
+        self.commits.committed()
+    }
+
+    /// The highest number of this epoch that was taken.
+    #[must_use]
+    pub const fn seen_seq(&self) -> Option<u32> {
+        self.commits.seen()
+    }
+
+    /// The next number that the server will use.
+    #[must_use]
+    pub const fn next_seq(&self) -> u32 {
+        self.downlink.next_seq()
+    }
+
+    /// Messages that wait for their commit.
+    #[must_use]
+    pub const fn pending(&self) -> usize {
+        self.commits.pending_count()
+    }
+
+    /// Whether the device has shown that it lives.
+    #[must_use]
+    pub const fn is_established(&self) -> bool {
+        self.live.is_established()
+    }
+
+    /// Whether it is over, and why.
+    #[must_use]
+    pub const fn closed(&self) -> Option<CloseReason> {
+        self.closed
+    }
+}
+
+impl<P, A: fmt::Debug> fmt::Debug for UdpSession<P, A> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("UdpSession")
+            .field("session_id", &self.session_id)
+            .field("path", &self.path)
+            .field("epoch", &self.epoch)
+            .field("commits", &self.commits)
+            .field("closed", &self.closed)
+            .finish_non_exhaustive()
+    }
+}
