@@ -7,9 +7,8 @@
 //!
 //! Read first: [`Group`], [`Writer`], [`Topic`].
 //!
-//! What it promises, at least once: a record whose outcome is [`Outcome::Committed`] was acknowledged with `acks=all`. The
-//! producer is idempotent, so its own retries double nothing; after a fatal producer error the open records are produced again
-//! under the same ids, and readers may see them twice.
+//! What it promises, at least once: a record whose outcome is [`Outcome::Committed`] was acknowledged with `acks=all`. When
+//! doubles can happen, and what order is kept, is said at [`Writer`].
 #![warn(missing_docs)]
 
 mod client;
@@ -34,5 +33,5 @@ pub use error::{BusError, ConfigError};
 pub use event::EventEncoder;
 pub use group::{EventRecord, Group, GroupFull, Outcome, Refusal, Telemetry};
 pub use tail::{Start, Tail, TailedRecord};
-pub use topics::{ApplyOptions, Topic, TopicNames, apply, check};
+pub use topics::{ApplyOptions, Topic, TopicNames, Weakness, apply, check, weaknesses};
 pub use writer::{Settle, Writer, WriterStats};

@@ -5,6 +5,7 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{Headers as _, Message as _};
 use rdkafka::{Offset, TopicPartitionList};
 
+use crate::client::Voice;
 use crate::event::event_as_json;
 use crate::{BusConfig, BusError};
 
@@ -55,7 +56,7 @@ impl TailedRecord {
 
 /// Reads a topic's committed records, all partitions, without a consumer group.
 pub struct Tail {
-    consumer: BaseConsumer,
+    consumer: BaseConsumer<Voice>,
 }
 
 impl std::fmt::Debug for Tail {
@@ -78,7 +79,8 @@ impl Tail {
             .set("isolation.level", "read_committed")
             .set("auto.offset.reset", "earliest")
             .set("fetch.wait.max.ms", "50");
-        let consumer: BaseConsumer = client.create().map_err(BusError::Client)?;
+        let consumer: BaseConsumer<Voice> =
+            client.create_with_context(Voice::default()).map_err(BusError::Client)?;
         let unreachable = |source| BusError::Unreachable { brokers: config.brokers.join(","), source };
         let metadata = consumer.fetch_metadata(Some(topic), ANSWER_WITHIN).map_err(unreachable)?;
         let found = metadata

@@ -1,14 +1,19 @@
 use std::time::Duration;
 
-use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
-use rdkafka::client::DefaultClientContext;
+use rdkafka::admin::{
+    AdminClient, AdminOptions, ConfigResource, NewTopic, ResourceSpecifier, TopicReplication,
+};
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::RDKafkaErrorCode;
 
+use crate::client::Voice;
 use crate::{BusConfig, BusError, BusKind};
 
 /// How long brokers may take to answer a question about topics.
 const ANSWER_WITHIN: Duration = Duration::from_secs(10);
+
+/// How often a topic that was just created is asked for.
+const ASK_EVERY: Duration = Duration::from_millis(50);
 
 /// What is published.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -75,23 +80,24 @@ pub struct ApplyOptions {
 }
 
 /// Creates the topics that are missing, and returns the names of those it created; existing ones are left as they are.
+/// Returns when the brokers know all of them. A broker inside the process makes its topics itself and has nothing to add.
 ///
 /// # Errors
 ///
 /// [`BusError`]; what was created until then stays.
 pub async fn apply(config: &BusConfig, options: ApplyOptions) -> Result<Vec<String>, BusError> {
     let names = TopicNames::new(&config.topic_prefix);
-    let existing = partitions(config).await?;
+    let existing = topics(config).await?;
     let mut missing = Vec::new();
     for topic in Topic::ALL {
-        match existing.iter().find(|(name, _)| name == names.of(topic)) {
+        match existing.iter().find(|found| found.name == names.of(topic)) {
             None => missing.push(topic),
-            Some((name, found))
-                if options.exact_partitions && i32::try_from(*found) != Ok(options.partitions) =>
+            Some(found)
+                if options.exact_partitions && i32::try_from(found.partitions) != Ok(options.partitions) =>
             {
                 return Err(BusError::Partitions {
-                    topic: name.clone(),
-                    found: *found,
+                    topic: found.name.clone(),
+                    found: found.partitions,
                     wanted: options.partitions,
                 });
             }
@@ -101,7 +107,7 @@ pub async fn apply(config: &BusConfig, options: ApplyOptions) -> Result<Vec<Stri
     if missing.is_empty() {
         return Ok(Vec::new());
     }
-    let admin: AdminClient<DefaultClientContext> = config.client()?.create().map_err(BusError::Client)?;
+    let admin = admin(config)?;
     let min_insync = if options.replication_factor >= 3 { "2" } else { "1" };
     let retention = missing.iter().map(|topic| topic.retention().map(|time| time.as_millis().to_string()));
     let retention: Vec<_> = retention.collect();
@@ -132,7 +138,14 @@ pub async fn apply(config: &BusConfig, options: ApplyOptions) -> Result<Vec<Stri
             Err((topic, code)) => return Err(BusError::Create { topic, reason: code.to_string() }),
         }
     }
-    Ok(created)
+    // A topic is there for the brokers one after another: whoever asks another one must not miss it.
+    for _ in 0..ANSWER_WITHIN.as_millis() / ASK_EVERY.as_millis() {
+        match check(config).await {
+            Err(BusError::TopicMissing(_)) => tokio::time::sleep(ASK_EVERY).await,
+            other => return other.map(|()| created),
+        }
+    }
+    check(config).await.map(|()| created)
 }
 
 /// Asks the brokers whether all topics are there.
@@ -141,18 +154,111 @@ pub async fn apply(config: &BusConfig, options: ApplyOptions) -> Result<Vec<Stri
 ///
 /// [`BusError::Unreachable`] or [`BusError::TopicMissing`].
 pub async fn check(config: &BusConfig) -> Result<(), BusError> {
-    let existing = partitions(config).await?;
+    let existing = topics(config).await?;
     let names = TopicNames::new(&config.topic_prefix);
     for topic in Topic::ALL {
-        if !existing.iter().any(|(name, _)| name == names.of(topic)) {
+        if !existing.iter().any(|found| found.name == names.of(topic)) {
             return Err(BusError::TopicMissing(names.of(topic).to_owned()));
         }
     }
     Ok(())
 }
 
-/// All topics with their numbers of partitions.
-async fn partitions(config: &BusConfig) -> Result<Vec<(String, usize)>, BusError> {
+/// Something about the topics that makes an acknowledgement worth less than it could be.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Weakness {
+    /// Fewer than three copies.
+    #[error(
+        "topic {topic} keeps {copies} copies of a record: with fewer than 3, a lost node loses acknowledged records or stops writing"
+    )]
+    Copies {
+        /// The topic.
+        topic: String,
+        /// Copies of the partition that has fewest.
+        copies: usize,
+    },
+    /// Acknowledged by one node only.
+    #[error(
+        "topic {topic} has min.insync.replicas={value}: with less than 2, a record is acknowledged that one node alone has"
+    )]
+    InSync {
+        /// The topic.
+        topic: String,
+        /// The setting.
+        value: u64,
+    },
+    /// A record of the largest size we produce would be refused.
+    #[error(
+        "topic {topic} takes records up to {value} bytes (max.message.bytes), bus.message_max_bytes is {ours}: records between them go to the dead-letter topic"
+    )]
+    MaxMessage {
+        /// The topic.
+        topic: String,
+        /// The topic's setting.
+        value: u64,
+        /// Ours.
+        ours: u32,
+    },
+}
+
+/// Asks the brokers how safely the topics keep what they acknowledge. Empty where all is well, and for a broker inside the process,
+/// whose records are gone with it anyway.
+///
+/// # Errors
+///
+/// [`BusError::Unreachable`], also when describing topics is not allowed.
+pub async fn weaknesses(config: &BusConfig) -> Result<Vec<Weakness>, BusError> {
+    if config.kind == BusKind::Embedded {
+        return Ok(Vec::new());
+    }
+    let names = TopicNames::new(&config.topic_prefix);
+    let mut found = Vec::new();
+    for topic in topics(config).await? {
+        if Topic::ALL.iter().any(|&ours| names.of(ours) == topic.name) && topic.copies < 3 {
+            found.push(Weakness::Copies { topic: topic.name, copies: topic.copies });
+        }
+    }
+    let admin = admin(config)?;
+    let asked = Topic::ALL.map(|topic| ResourceSpecifier::Topic(names.of(topic)));
+    let options = AdminOptions::new().request_timeout(Some(ANSWER_WITHIN));
+    let unreachable = |source| BusError::Unreachable { brokers: config.brokers.join(","), source };
+    let described = admin.describe_configs(&asked, &options).await.map_err(unreachable)?;
+    for (topic, settings) in Topic::ALL.into_iter().zip(described) {
+        // One that is missing is the business of `check`.
+        let Ok(settings) = settings else { continue };
+        let topic = names.of(topic).to_owned();
+        match number(&settings, "min.insync.replicas") {
+            Some(value) if value < 2 => found.push(Weakness::InSync { topic: topic.clone(), value }),
+            _ => {}
+        }
+        match number(&settings, "max.message.bytes") {
+            Some(value) if value < u64::from(config.message_max_bytes) => {
+                found.push(Weakness::MaxMessage { topic, value, ours: config.message_max_bytes });
+            }
+            _ => {}
+        }
+    }
+    Ok(found)
+}
+
+fn number(settings: &ConfigResource, name: &str) -> Option<u64> {
+    settings.get(name)?.value.as_ref()?.parse().ok()
+}
+
+fn admin(config: &BusConfig) -> Result<AdminClient<Voice>, BusError> {
+    config.client()?.create_with_context(Voice::default()).map_err(BusError::Client)
+}
+
+struct Found {
+    name: String,
+    partitions: usize,
+    /// Of the partition that has fewest.
+    copies: usize,
+}
+
+/// All topics that there are.
+async fn topics(config: &BusConfig) -> Result<Vec<Found>, BusError> {
     debug_assert!(
         config.kind == BusKind::Kafka || config.brokers.len() == 1,
         "an embedded broker has its address set"
@@ -160,11 +266,17 @@ async fn partitions(config: &BusConfig) -> Result<Vec<(String, usize)>, BusError
     let client = config.client()?;
     let brokers = config.brokers.join(",");
     let asked = tokio::task::spawn_blocking(move || {
-        let consumer: BaseConsumer = client.create().map_err(BusError::Client)?;
+        let consumer: BaseConsumer<Voice> =
+            client.create_with_context(Voice::default()).map_err(BusError::Client)?;
         let metadata = consumer.fetch_metadata(None, ANSWER_WITHIN);
         let metadata = metadata.map_err(|source| BusError::Unreachable { brokers, source })?;
         let topics = metadata.topics().iter().filter(|topic| topic.error().is_none());
-        Ok(topics.map(|topic| (topic.name().to_owned(), topic.partitions().len())).collect())
+        let found = topics.map(|topic| Found {
+            name: topic.name().to_owned(),
+            partitions: topic.partitions().len(),
+            copies: topic.partitions().iter().map(|partition| partition.replicas().len()).min().unwrap_or(0),
+        });
+        Ok(found.collect())
     });
     asked.await.expect("asking for metadata does not panic, and nobody cancels it")
 }
