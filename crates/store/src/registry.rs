@@ -211,7 +211,7 @@ impl Store {
     }
 
     /// Takes a device out of the registry and erases its keys; its id may be registered again. To refuse the id for good, set
-    /// [`DeviceState::Decommissioned`] instead.
+    /// [`DeviceState::Decommissioned`] instead. Asking again gives the same position.
     ///
     /// # Errors
     ///

@@ -56,7 +56,7 @@ impl Store {
         Self::assemble(Backend::Local(Local::in_memory().await?), kek, "memory".to_owned()).await
     }
 
-    async fn assemble(backend: Backend, kek: KekRing, address: String) -> Result<Self, OpenError> {
+    pub(crate) async fn assemble(backend: Backend, kek: KekRing, address: String) -> Result<Self, OpenError> {
         let unreachable = |source| OpenError::Unreachable { address: address.clone(), source };
         let fresh = Identity::generate().map_err(|error| unreachable(StoreError::Randomness(error)))?;
         let found = backend.identity(fresh.encode(&kek, clock::now())).await.map_err(unreachable)?;
@@ -115,5 +115,17 @@ impl fmt::Debug for Store {
             Backend::Redis(_) => "redis",
         };
         f.debug_struct("Store").field("backend", &backend).field("kek", &self.kek).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+impl Store {
+    /// The same process, before which another store or another key ring stands now.
+    pub(crate) fn in_front_of(&self, backend: Arc<Backend>) -> Self {
+        Self { backend, ..self.clone() }
+    }
+
+    pub(crate) fn with_kek(&self, kek: KekRing) -> Self {
+        Self { kek: Arc::new(kek), ..self.clone() }
     }
 }

@@ -115,3 +115,17 @@ impl Local {
         Ok(buckets.take(subject, limit, std::time::Instant::now()))
     }
 }
+
+#[cfg(test)]
+impl Local {
+    /// Session records in the file, expired ones too.
+    pub(crate) async fn session_rows(&self) -> Result<u64, StoreError> {
+        use redb::ReadableTableMetadata;
+        self.read(|transaction| {
+            let (sessions, ends) = (transaction.open_table(SESSIONS)?, transaction.open_table(SESSION_ENDS)?);
+            assert_eq!(sessions.len()?, ends.len()?, "each record has one end");
+            Ok(sessions.len()?)
+        })
+        .await
+    }
+}

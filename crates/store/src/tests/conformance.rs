@@ -1,0 +1,70 @@
+//! One suite, every back end. What it runs is in `scenarios.rs`.
+
+use super::{ring, scenarios};
+use crate::Store;
+use crate::backend::Backend;
+use crate::local::Local;
+
+/// Lists the scenarios once: as single tests on the local back ends, and as one run for servers that take long to start.
+macro_rules! suite {
+    ($($scenario:ident),* $(,)?) => {
+        mod local_file {
+            $(#[tokio::test]
+            async fn $scenario() {
+                let folder = tempfile::tempdir().expect("a temporary folder");
+                let store = super::on_file(&folder.path().join("store.redb")).await;
+                super::scenarios::$scenario(store).await;
+            })*
+        }
+
+        mod memory {
+            $(#[tokio::test]
+            async fn $scenario() {
+                super::scenarios::$scenario(super::super::memory().await).await;
+            })*
+        }
+
+        /// Runs every scenario on stores that `fresh` opens, one for each.
+        #[cfg(feature = "backends")]
+        pub(super) async fn run_all<F: Future<Output = Store>>(mut fresh: impl FnMut() -> F) {
+            $(
+                eprintln!(concat!("scenario ", stringify!($scenario)));
+                Box::pin(scenarios::$scenario(fresh().await)).await;
+            )*
+        }
+    };
+}
+
+suite! {
+    created_device_connects_under_its_key,
+    unknown_device_is_a_normal_answer,
+    second_registration_of_an_id_is_refused,
+    simultaneous_registrations_have_one_winner,
+    rotation_keeps_the_old_key_until_it_is_retired,
+    simultaneous_additions_never_pass_three_keys,
+    revoked_device_is_refused_at_once_and_logged_once,
+    suspended_device_comes_back,
+    decommissioned_id_is_refused_for_good,
+    removed_id_can_be_registered_again,
+    states_that_lead_nowhere_are_refused,
+    lists_go_by_tenant_and_id_over_pages,
+    derived_keys_follow_the_roots_of_the_tenant,
+    listener_of_a_tenant_knows_devices_without_entry,
+    short_key_is_taken_only_by_permission_and_until_the_deadline,
+    watch_hears_a_revocation_at_once,
+    watch_goes_on_where_it_was_told,
+    announced_revocation_is_finished_by_a_watcher,
+    announcement_without_a_revocation_is_dropped,
+    pods_report_how_far_they_are,
+    session_record_is_read_back_until_it_expires,
+    late_writer_does_not_bring_old_session_keys_back,
+    session_older_than_known_is_refused,
+    device_epochs_grow_for_everybody,
+    bucket_gives_its_burst_and_refills,
+    check_passes_on_a_healthy_store,
+}
+
+async fn on_file(path: &std::path::Path) -> Store {
+    let local = Local::open(path.to_owned()).await.expect("a new file");
+    Store::assemble(Backend::Local(local), ring(), path.display().to_string()).await.expect("a new store")
+}
