@@ -40,13 +40,8 @@ impl Local {
     pub(crate) async fn open(path: PathBuf) -> Result<Self, OpenError> {
         let for_errors = path.clone();
         let opened = tokio::task::spawn_blocking(move || {
-            let created = !path.exists();
+            make_private(&path).map_err(redb::Error::Io)?;
             let database = redb::Builder::new().set_cache_size(CACHE_BYTES).create(&path);
-            #[cfg(unix)]
-            if created && database.is_ok() {
-                let private = std::os::unix::fs::PermissionsExt::from_mode(0o600);
-                std::fs::set_permissions(&path, private).map_err(|error| redb::Error::Io(error))?;
-            }
             Self::set_up(database.map_err(redb::Error::from)?)
         })
         .await;
@@ -217,6 +212,18 @@ impl Local {
             Ok(true)
         })
         .await
+    }
+}
+
+/// Makes an empty file that its owner alone may read, which `redb` then fills; a file that is there stays as it is.
+fn make_private(path: &std::path::Path) -> std::io::Result<()> {
+    let mut options = std::fs::OpenOptions::new();
+    options.write(true).create_new(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    match options.open(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => Err(error),
+        _ => Ok(()),
     }
 }
 

@@ -271,6 +271,7 @@ impl Trouble {
             | ErrorKind::MasterNameNotFoundBySentinel
             | ErrorKind::NoValidReplicasFoundBySentinel => Self::Down,
             ErrorKind::Parse | ErrorKind::UnexpectedReturnType => Self::Unexpected,
+            ErrorKind::AuthenticationFailed => Self::Refused,
             _ if error.is_unrecoverable_error() => Self::Connection,
             _ => Self::Refused,
         }
@@ -302,6 +303,8 @@ impl Target {
                 let mut builder = ClusterClientBuilder::new(nodes)
                     .connection_timeout(config.connect_timeout)
                     .response_timeout(config.response_timeout)
+                    // A `Link` bounds each of its requests itself; the library's bound would cut a patient one short.
+                    .overall_response_timeout(None)
                     .tcp_settings(tcp_settings())
                     .retries(2);
                 if let Some(username) = &config.username {
