@@ -5,8 +5,10 @@
 #![warn(missing_docs)]
 
 pub mod crypto;
+pub mod fuzzing;
 pub mod link;
 pub mod pair;
+pub mod profiles;
 pub mod script;
 pub mod sim;
 pub mod vectors;
