@@ -3,7 +3,7 @@
 //! The only crate that speaks Redis, and the only one that opens the local `redb` file. It owns what is stored: names of
 //! keys, formats, sealing, and the rules that hold over several writers. It owns no protocol, no session and no policy.
 //!
-//! Read first: [`Store`], [`KeyLookup`], [`Kek`]. Both back ends pass one conformance suite (`src/tests`).
+//! Read first: [`Store`], [`KeyLookup`], [`KekRing`]. Both back ends pass one conformance suite (`src/tests`).
 //!
 //! # What an attacker with the stored bytes can do
 //!

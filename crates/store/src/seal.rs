@@ -5,7 +5,7 @@
 
 use aes_gcm::aead::{AeadInOut, KeyInit};
 use aes_gcm::{Aes256Gcm, Nonce};
-use hkdf::hmac::{Hmac, Mac};
+use hmac::{Hmac, Mac};
 use prost::Message;
 use sha2::Sha256;
 use sluice_proto::store::v1::{Authenticated, Sealed};
