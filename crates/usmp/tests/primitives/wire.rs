@@ -51,6 +51,33 @@ fn crcs_are_those_recorded() {
     });
 }
 
+/// One bit at a time, as the definition says.
+fn crc_by_definition(bytes: &[u8]) -> u16 {
+    let mut crc = 0xFFFF;
+    for byte in bytes {
+        crc ^= u16::from(*byte);
+        for _ in 0..8 {
+            crc = if crc & 1 == 1 { crc >> 1 ^ 0xA001 } else { crc >> 1 };
+        }
+    }
+    crc
+}
+
+#[test]
+fn crcs_of_every_length_and_cut_are_those_of_the_definition() {
+    let input: Vec<u8> = (0..492_u32).map(|at| (at.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+    for length in 0..=input.len() {
+        let expected = crc_by_definition(&input[..length]);
+        assert_eq!(crc16(&[&input[..length]]), expected, "{length} bytes");
+    }
+    for first in 0..40 {
+        for second in 0..40 {
+            let parts = [&input[..first], &input[first..first + second], &input[first + second..100]];
+            assert_eq!(crc16(&parts), crc_by_definition(&input[..100]), "{first} and {second} bytes");
+        }
+    }
+}
+
 #[test]
 fn frames_are_written_and_read_as_recorded() {
     each("/v2/frame_header", 10, |case| {
