@@ -10,5 +10,6 @@ pub mod link;
 pub mod pair;
 pub mod profiles;
 pub mod script;
+pub mod server;
 pub mod sim;
 pub mod vectors;

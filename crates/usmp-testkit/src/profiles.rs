@@ -33,6 +33,8 @@ pub struct Profile {
     pub numbers: HandshakeNumbers,
     /// When a frame is sent again.
     pub retransmission: Retransmission,
+    /// How long after its UTACK a HELLO is sent again; no official client does that.
+    pub hello_repeat: Option<Duration>,
     /// What follows a frame in vain.
     pub exhaustion: Exhaustion,
     /// How often the application lets the client read; `None`: it always reads.
@@ -72,6 +74,7 @@ const PYTHON_1_2: Profile = Profile {
     keepalive: None,
     numbers: HandshakeNumbers::Counted,
     retransmission: Retransmission::Adaptive,
+    hello_repeat: None,
     exhaustion: Exhaustion::KeepSession,
     poll: None,
     meanwhile: Meanwhile::Taken,
@@ -94,6 +97,7 @@ const ESP_IDF_1_2: Profile = Profile {
     keepalive: None,
     numbers: HandshakeNumbers::Counted,
     retransmission: HALF_SECOND,
+    hello_repeat: None,
     exhaustion: Exhaustion::CloseSession,
     poll: Some(Duration::from_millis(100)),
     meanwhile: Meanwhile::FirstKept,
@@ -147,6 +151,16 @@ const POSIX: Profile = Profile {
     ..ESP_IDF_1_2
 };
 
+/// No imitation: the device role with its defaults, as firmware runs it.
+pub const OWN: Profile = Profile {
+    name: "our device role",
+    keepalive: Some(Duration::from_secs(30)),
+    hello_repeat: Some(Duration::from_secs(2)),
+    exhaustion: Exhaustion::CloseSession,
+    reconnect: &[1, 2, 4],
+    ..PYTHON_1_2
+};
+
 /// Every client that is imitated.
 pub const ALL: [Profile; 10] = [
     PYTHON_1_0,
@@ -175,7 +189,7 @@ impl Profile {
             handshake_numbers: self.numbers,
             retransmission: self.retransmission,
             exhaustion: self.exhaustion,
-            hello_repeat: None,
+            hello_repeat: self.hello_repeat,
         }
     }
 
