@@ -44,6 +44,16 @@ impl EmbeddedBroker {
         self.cluster.bootstrap_servers()
     }
 
+    /// Takes the broker away, or brings it back with all it had: an outage, for tests.
+    ///
+    /// # Errors
+    ///
+    /// [`BusError::Client`] when it is gone for good.
+    pub fn set_available(&self, available: bool) -> Result<(), BusError> {
+        let changed = if available { self.cluster.broker_up(1) } else { self.cluster.broker_down(1) };
+        changed.map_err(BusError::Client)
+    }
+
     /// The configuration with which clients reach it.
     #[must_use]
     pub fn configure(&self, config: &BusConfig) -> BusConfig {
