@@ -1,0 +1,230 @@
+//! Who waits after failed proofs, and who makes room when the tables of unproven peers are full.
+//!
+//! A penalty is keyed by (verified address, device id): other devices behind the same NAT, and the same device elsewhere, are
+//! not affected; an address that nobody verified is never penalised (WIRE.md section 14, W8 and W9).
+
+use std::collections::HashMap;
+use std::net::{IpAddr, Ipv6Addr};
+use std::time::Duration;
+
+use usmp::DeviceId;
+use usmp::Instant;
+
+/// Who shares a fate when room is short: an IPv4 address, or the /64 of an IPv6 one, which one customer has for itself.
+pub(crate) fn network(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(v6) => {
+            let [a, b, c, d, ..] = v6.segments();
+            IpAddr::V6(Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0))
+        }
+        v4 => v4,
+    }
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Failures {
+    count: u32,
+    last: Instant,
+}
+
+/// Failed proofs by (address, device). Bounded: when full, the entries that are over are dropped, then the one that
+/// failed longest ago.
+#[derive(Debug)]
+pub(crate) struct Penalties {
+    after: u32,
+    longest: Duration,
+    capacity: usize,
+    failures: HashMap<(IpAddr, [u8; 6]), Failures>,
+}
+
+/// Failures this long ago no longer count.
+const FORGOTTEN_AFTER: Duration = Duration::from_secs(600);
+
+impl Penalties {
+    pub(crate) fn new(after: u32, longest: Duration, capacity: usize) -> Self {
+        Self { after, longest, capacity, failures: HashMap::new() }
+    }
+
+    /// Whether a handshake of this device from this address has to wait.
+    pub(crate) fn waits(&self, now: Instant, address: IpAddr, device: DeviceId) -> bool {
+        self.failures
+            .get(&(network(address), device.0))
+            .is_some_and(|failures| now < failures.last + self.penalty(failures.count))
+    }
+
+    /// A proof of this device from this (verified) address was wrong.
+    pub(crate) fn failed(&mut self, now: Instant, address: IpAddr, device: DeviceId) {
+        let key = (network(address), device.0);
+        if !self.failures.contains_key(&key) && self.failures.len() >= self.capacity {
+            self.make_room(now);
+        }
+        let entry = self.failures.entry(key).or_insert(Failures { count: 0, last: now });
+        if now - entry.last > FORGOTTEN_AFTER {
+            entry.count = 0;
+        }
+        entry.count = entry.count.saturating_add(1);
+        entry.last = now;
+    }
+
+    /// A proof was right: nothing is held against the device there.
+    pub(crate) fn succeeded(&mut self, address: IpAddr, device: DeviceId) {
+        if !self.failures.is_empty() {
+            self.failures.remove(&(network(address), device.0));
+        }
+    }
+
+    fn penalty(&self, count: u32) -> Duration {
+        match count.checked_sub(self.after) {
+            None => Duration::ZERO,
+            Some(over) => {
+                let seconds = 1u64.checked_shl(over).unwrap_or(u64::MAX).max(1);
+                Duration::from_secs(seconds).min(self.longest)
+            }
+        }
+    }
+
+    fn make_room(&mut self, now: Instant) {
+        self.failures.retain(|_, failures| now - failures.last <= FORGOTTEN_AFTER);
+        if self.failures.len() >= self.capacity
+            && let Some(oldest) = self.failures.iter().min_by_key(|entry| entry.1.last).map(|entry| *entry.0)
+        {
+            self.failures.remove(&oldest);
+        }
+    }
+}
+
+/// How many unproven peers each network has in a table, so that one network makes room at its own cost.
+#[derive(Debug)]
+pub(crate) struct Shares {
+    capacity: usize,
+    total: usize,
+    by_network: HashMap<IpAddr, u32>,
+}
+
+/// Who makes room for a newcomer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Room {
+    /// There is room.
+    Free,
+    /// The oldest peer of the newcomer's own network goes: it holds more than an eighth of a table that is half full.
+    OwnOldest,
+    /// The table is full and nobody holds too much: the oldest of all goes.
+    Oldest,
+}
+
+impl Shares {
+    pub(crate) fn new(capacity: usize) -> Self {
+        Self { capacity, total: 0, by_network: HashMap::new() }
+    }
+
+    pub(crate) fn room(&self, address: IpAddr) -> Room {
+        let own = self.by_network.get(&network(address)).copied().unwrap_or(0) as usize;
+        if self.total * 2 >= self.capacity && own * 8 > self.capacity {
+            Room::OwnOldest
+        } else if self.total >= self.capacity {
+            Room::Oldest
+        } else {
+            Room::Free
+        }
+    }
+
+    pub(crate) fn enter(&mut self, address: IpAddr) {
+        self.total += 1;
+        *self.by_network.entry(network(address)).or_insert(0) += 1;
+    }
+
+    pub(crate) fn leave(&mut self, address: IpAddr) {
+        let network = network(address);
+        if let Some(count) = self.by_network.get_mut(&network) {
+            self.total -= 1;
+            *count -= 1;
+            if *count == 0 {
+                self.by_network.remove(&network);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DEVICE: DeviceId = DeviceId([2, 0, 0, 0, 0, 1]);
+    const OTHER: DeviceId = DeviceId([2, 0, 0, 0, 0, 2]);
+
+    fn at(seconds: u64) -> Instant {
+        Instant::from_micros(seconds * 1_000_000)
+    }
+
+    fn ip(text: &str) -> IpAddr {
+        text.parse().expect("an address")
+    }
+
+    #[test]
+    fn a_failing_device_waits_longer_each_time_and_its_neighbours_do_not() {
+        let mut penalties = Penalties::new(3, Duration::from_secs(4), 10);
+        let nat = ip("192.0.2.1");
+        let mut now = at(0);
+        let mut waited = Vec::new();
+        for _ in 0..7 {
+            penalties.failed(now, nat, DEVICE);
+            let mut seconds = 0;
+            while penalties.waits(now + Duration::from_secs(seconds), nat, DEVICE) {
+                seconds += 1;
+            }
+            waited.push(seconds);
+            now = now + Duration::from_secs(seconds);
+        }
+        assert_eq!(waited, [0, 0, 1, 2, 4, 4, 4]);
+        penalties.failed(now, nat, DEVICE);
+        assert!(penalties.waits(now, nat, DEVICE));
+        assert!(!penalties.waits(now, nat, OTHER), "another device behind the same address");
+        assert!(!penalties.waits(now, ip("192.0.2.2"), DEVICE), "the same device at another address");
+        penalties.succeeded(nat, DEVICE);
+        assert!(!penalties.waits(now, nat, DEVICE));
+    }
+
+    #[test]
+    fn old_failures_are_forgotten() {
+        let mut penalties = Penalties::new(1, Duration::from_secs(60), 10);
+        for _ in 0..9 {
+            penalties.failed(at(0), ip("192.0.2.1"), DEVICE);
+        }
+        penalties.failed(at(601), ip("192.0.2.1"), DEVICE);
+        assert!(!penalties.waits(at(603), ip("192.0.2.1"), DEVICE));
+    }
+
+    #[test]
+    fn the_table_of_failures_is_bounded() {
+        let mut penalties = Penalties::new(1, Duration::from_secs(60), 8);
+        for last in 0..100 {
+            penalties.failed(at(u64::from(last)), ip("192.0.2.1"), DeviceId([2, 0, 0, 0, 1, last]));
+        }
+        assert_eq!(penalties.failures.len(), 8);
+        assert!(penalties.waits(at(99), ip("192.0.2.1"), DeviceId([2, 0, 0, 0, 1, 99])), "the newest stays");
+    }
+
+    #[test]
+    fn a_network_with_too_many_unproven_peers_pays_itself() {
+        let mut shares = Shares::new(16);
+        let (greedy, honest) = (ip("2001:db8::1"), ip("192.0.2.1"));
+        for host in 0..8u16 {
+            assert_eq!(shares.room(greedy), Room::Free, "host {host}");
+            // Addresses of one /64 are one peer.
+            shares.enter(IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 1, host)));
+        }
+        assert_eq!(shares.room(greedy), Room::OwnOldest);
+        assert_eq!(shares.room(honest), Room::Free);
+        for last in 0..8 {
+            shares.enter(IpAddr::from([198, 51, 100, last]));
+        }
+        assert_eq!(shares.room(honest), Room::Oldest);
+        for last in 0..8 {
+            shares.leave(IpAddr::from([198, 51, 100, last]));
+        }
+        for _ in 0..8 {
+            shares.leave(greedy);
+        }
+        assert_eq!((shares.total, shares.by_network.len()), (0, 0));
+    }
+}

@@ -1,0 +1,29 @@
+//! The one place of the edge that reads the clock.
+
+use sluice_types::Timestamp;
+use usmp::Instant;
+
+/// Monotonic time since the start of the process, and the wall clock beside it. Copies agree with each other.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Clock {
+    start: std::time::Instant,
+}
+
+impl Clock {
+    #[expect(clippy::disallowed_methods, reason = "this is the driver's clock")]
+    pub(crate) fn start() -> Self {
+        Self { start: std::time::Instant::now() }
+    }
+
+    /// Starts at one second, so that "a moment ago" exists from the first moment on.
+    pub(crate) fn now(self) -> Instant {
+        let elapsed = self.start.elapsed().as_micros();
+        Instant::from_micros(1_000_000 + u64::try_from(elapsed).unwrap_or(u64::MAX - 1_000_000))
+    }
+
+    /// The wall clock, which may jump.
+    #[expect(clippy::disallowed_methods, reason = "this is the driver's clock")]
+    pub(crate) fn wall(self) -> Timestamp {
+        Timestamp::from_system_time(std::time::SystemTime::now())
+    }
+}

@@ -1,0 +1,277 @@
+//! What the edge counts: one block of atomics per shard, written by that shard alone and summed when somebody looks.
+//!
+//! Labels are enums; no device, session or address is one. In-flight amounts are two counters, so that no error path can leak
+//! a gauge.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use opentelemetry::KeyValue;
+use opentelemetry::metrics::Meter;
+use usmp::server::DropReason;
+
+macro_rules! counts {
+    ($($(#[$doc:meta])* $name:ident = $instrument:literal $([$key:literal = $value:literal])*;)*) => {
+        /// One thing that is counted.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+        #[non_exhaustive]
+        pub enum Count {
+            $($(#[$doc])* $name,)*
+        }
+
+        impl Count {
+            /// Everything that is counted.
+            pub const ALL: &'static [Self] = &[$(Self::$name,)*];
+
+            /// Name of the instrument that carries it.
+            #[must_use]
+            pub const fn instrument(self) -> &'static str {
+                match self {
+                    $(Self::$name => $instrument,)*
+                }
+            }
+
+            /// Labels by which it is told apart from the others of that instrument.
+            #[must_use]
+            pub const fn labels(self) -> &'static [(&'static str, &'static str)] {
+                match self {
+                    $(Self::$name => &[$(($key, $value)),*],)*
+                }
+            }
+        }
+    };
+}
+
+counts! {
+    /// Datagrams read.
+    DatagramsReceived = "sluice.edge.datagrams.received";
+    /// Datagrams the kernel did not take.
+    DatagramsUnsent = "sluice.edge.datagrams.unsent";
+    /// Datagrams handed to the shard that owns their session.
+    DatagramsRelayed = "sluice.edge.datagrams.relayed";
+    /// Connections accepted.
+    TcpAccepted = "sluice.edge.connections.accepted";
+    /// Connections ended, for whatever reason.
+    TcpEnded = "sluice.edge.connections.ended";
+    /// Times the system gave no connection although one waited.
+    AcceptsFailed = "sluice.edge.accepts.failed";
+    /// Handshakes begun over TCP.
+    HandshakesTcp = "sluice.edge.handshakes.started" ["network.transport" = "tcp"];
+    /// Handshakes begun over UDP, with a valid cookie.
+    HandshakesUdp = "sluice.edge.handshakes.started" ["network.transport" = "udp"];
+    /// Handshakes that ended, well or not, over TCP.
+    HandshakesEndedTcp = "sluice.edge.handshakes.ended" ["network.transport" = "tcp"];
+    /// Handshakes that ended, well or not, over UDP.
+    HandshakesEndedUdp = "sluice.edge.handshakes.ended" ["network.transport" = "udp"];
+    /// Cookies handed out.
+    CookiesIssued = "sluice.edge.cookies.issued";
+    /// Sessions whose device proved its key, over TCP.
+    SessionsOpenedTcp = "sluice.edge.sessions.opened" ["network.transport" = "tcp"];
+    /// Sessions whose device proved its key, over UDP.
+    SessionsOpenedUdp = "sluice.edge.sessions.opened" ["network.transport" = "udp"];
+    /// Sessions that ended, over TCP.
+    SessionsClosedTcp = "sluice.edge.sessions.closed" ["network.transport" = "tcp"];
+    /// Sessions that ended, over UDP.
+    SessionsClosedUdp = "sluice.edge.sessions.closed" ["network.transport" = "udp"];
+    /// UDP sessions whose device now speaks from another address.
+    SessionsMoved = "sluice.edge.sessions.moved";
+    /// Messages taken from devices into a group of records.
+    MessagesReceived = "sluice.edge.messages.received";
+    /// Messages that Kafka has committed.
+    MessagesCommitted = "sluice.edge.messages.committed";
+    /// Messages that Kafka will never take; they went to the dead letters and are not acknowledged.
+    MessagesRefused = "sluice.edge.messages.refused";
+    /// Messages to devices taken in hand.
+    DownlinkAccepted = "sluice.edge.downlink.accepted";
+    /// Messages to devices that the device acknowledged (UDP) or its connection took (TCP).
+    DownlinkDelivered = "sluice.edge.downlink.delivered";
+    /// Messages to devices given up.
+    DownlinkFailed = "sluice.edge.downlink.failed";
+    /// Times a shard stopped reading because Kafka was behind.
+    ReadingPaused = "sluice.edge.reading.paused";
+    /// Times it went on.
+    ReadingResumed = "sluice.edge.reading.resumed";
+    /// Key look-ups that failed or took too long: no session was opened.
+    KeyLookupsFailed = "sluice.edge.key_lookups.failed";
+    /// Lifecycle and security events written.
+    EventsWritten = "sluice.edge.events.written";
+    /// Events lost because Kafka was behind for too long.
+    EventsLost = "sluice.edge.events.lost";
+
+    /// Not a frame: magic, length or checksum wrong.
+    DroppedMalformed = "sluice.edge.dropped" ["reason" = "malformed"];
+    /// Protocol version 0x01 or another unsupported one.
+    DroppedVersion = "sluice.edge.dropped" ["reason" = "version"];
+    /// A frame type that no client sends, or at the wrong time.
+    DroppedUnexpected = "sluice.edge.dropped" ["reason" = "unexpected"];
+    /// A cookie that is wrong or too old.
+    DroppedCookie = "sluice.edge.dropped" ["reason" = "cookie"];
+    /// A sealed frame of no session we know.
+    DroppedUnknownSession = "sluice.edge.dropped" ["reason" = "unknown_session"];
+    /// A session id that no edge made.
+    DroppedForgedSession = "sluice.edge.dropped" ["reason" = "forged_session"];
+    /// A sealed frame that does not authenticate.
+    DroppedForged = "sluice.edge.dropped" ["reason" = "forged"];
+    /// A sequence number at or below the highest one, and not its repetition.
+    DroppedReplay = "sluice.edge.dropped" ["reason" = "replay"];
+    /// A repetition of what is on its way to Kafka.
+    DroppedPending = "sluice.edge.dropped" ["reason" = "pending"];
+    /// An acknowledgement nobody waits for.
+    DroppedUtack = "sluice.edge.dropped" ["reason" = "utack"];
+    /// No room for a record because Kafka is behind; the device sends again.
+    DroppedBehind = "sluice.edge.dropped" ["reason" = "kafka_behind"];
+    /// No reassembly buffer: over UDP the device sends again, over TCP what was read waits.
+    DroppedNoBuffer = "sluice.edge.dropped" ["reason" = "no_buffer"];
+    /// A HELLO that found the table of handshakes full.
+    DroppedNoHandshake = "sluice.edge.dropped" ["reason" = "handshakes_full"];
+    /// A proof that found the table of sessions full.
+    DroppedNoSession = "sluice.edge.dropped" ["reason" = "sessions_full"];
+    /// A handshake of a device that failed too often from this address.
+    DroppedPenalty = "sluice.edge.dropped" ["reason" = "penalty"];
+    /// A HELLO_ACK whose proof is wrong, the device unknown, or not allowed.
+    DroppedProof = "sluice.edge.dropped" ["reason" = "proof"];
+    /// A public key of low order.
+    DroppedLowOrder = "sluice.edge.dropped" ["reason" = "low_order_key"];
+    /// A handshake that did not end in time.
+    DroppedHandshakeTimeout = "sluice.edge.dropped" ["reason" = "handshake_timeout"];
+    /// An unproven peer that made room for another.
+    DroppedEvicted = "sluice.edge.dropped" ["reason" = "evicted"];
+    /// A newcomer while the edge is stopping.
+    DroppedDraining = "sluice.edge.dropped" ["reason" = "draining"];
+    /// A datagram for another shard whose queue was full.
+    DroppedRelayFull = "sluice.edge.dropped" ["reason" = "relay_full"];
+    /// A connection that found the table of connections full.
+    DroppedNoConnection = "sluice.edge.dropped" ["reason" = "connections_full"];
+    /// A peer that did not take what was written to it.
+    DroppedSlowReader = "sluice.edge.dropped" ["reason" = "slow_reader"];
+    /// More PING and PONG than allowed.
+    DroppedControlFlood = "sluice.edge.dropped" ["reason" = "control_flood"];
+    /// A connection without the PROXY protocol header that its balancer owes, or with a broken one.
+    DroppedProxyHeader = "sluice.edge.dropped" ["reason" = "proxy_header"];
+    /// Anything else the protocol machine refused.
+    DroppedOther = "sluice.edge.dropped" ["reason" = "other"];
+}
+
+/// Where a refusal of the protocol's machines is counted.
+pub(crate) const fn drop_count(reason: DropReason) -> Count {
+    match reason {
+        DropReason::Version => Count::DroppedVersion,
+        DropReason::UnknownType
+        | DropReason::UnexpectedType
+        | DropReason::InsideMessage
+        | DropReason::TooManyFragments => Count::DroppedUnexpected,
+        DropReason::ExplicitNonce | DropReason::Authentication => Count::DroppedForged,
+        DropReason::WrongProof => Count::DroppedProof,
+        DropReason::Stale | DropReason::Sequence => Count::DroppedReplay,
+        DropReason::PendingDuplicate | DropReason::PendingFull => Count::DroppedPending,
+        DropReason::NoBuffer => Count::DroppedNoBuffer,
+        DropReason::ControlFlood => Count::DroppedControlFlood,
+        DropReason::UtackUnexpected | DropReason::UtackMac => Count::DroppedUtack,
+        DropReason::TooShort
+        | DropReason::Magic
+        | DropReason::Length
+        | DropReason::Size
+        | DropReason::Crc
+        | DropReason::HandshakeLength
+        | DropReason::PayloadTooShort
+        | DropReason::RekeyLength => Count::DroppedMalformed,
+        _ => Count::DroppedOther,
+    }
+}
+
+/// The counters of one shard. Alone on their cache lines, so that shards do not slow each other down.
+#[derive(Debug)]
+#[repr(align(128))]
+pub(crate) struct Counts([AtomicU64; Count::ALL.len()]);
+
+impl Default for Counts {
+    fn default() -> Self {
+        Self([const { AtomicU64::new(0) }; Count::ALL.len()])
+    }
+}
+
+impl Counts {
+    pub(crate) fn add(&self, count: Count, amount: u64) {
+        self.0[count as usize].fetch_add(amount, Ordering::Relaxed);
+    }
+
+    pub(crate) fn one(&self, count: Count) {
+        self.add(count, 1);
+    }
+
+    pub(crate) fn value(&self, count: Count) -> u64 {
+        self.0[count as usize].load(Ordering::Relaxed)
+    }
+}
+
+/// The sum over all shards.
+pub(crate) fn total(shards: &[Arc<Counts>], count: Count) -> u64 {
+    shards.iter().map(|counts| counts.value(count)).sum()
+}
+
+/// Lets `meter` see the counters. Instruments of one name are registered once, with all their labels.
+pub(crate) fn export(meter: &Meter, shards: &[Arc<Counts>]) {
+    let mut names: Vec<&'static str> = Count::ALL.iter().map(|count| count.instrument()).collect();
+    names.dedup();
+    for name in names {
+        let members: Vec<(Count, Vec<KeyValue>)> = Count::ALL
+            .iter()
+            .filter(|count| count.instrument() == name)
+            .map(|&count| (count, labels(count)))
+            .collect();
+        let shards = shards.to_vec();
+        let _registered = meter
+            .u64_observable_counter(name)
+            .with_callback(move |observer| {
+                for (count, labels) in &members {
+                    observer.observe(total(&shards, *count), labels);
+                }
+            })
+            .build();
+    }
+    for (name, started, ended, label) in [
+        ("sluice.edge.sessions", Count::SessionsOpenedTcp, Count::SessionsClosedTcp, "tcp"),
+        ("sluice.edge.sessions", Count::SessionsOpenedUdp, Count::SessionsClosedUdp, "udp"),
+        ("sluice.edge.handshakes", Count::HandshakesTcp, Count::HandshakesEndedTcp, "tcp"),
+        ("sluice.edge.handshakes", Count::HandshakesUdp, Count::HandshakesEndedUdp, "udp"),
+    ] {
+        let shards = shards.to_vec();
+        let labels = [KeyValue::new("network.transport", label)];
+        let _registered = meter
+            .i64_observable_up_down_counter(name)
+            .with_callback(move |observer| {
+                let now = total(&shards, started).saturating_sub(total(&shards, ended));
+                observer.observe(i64::try_from(now).unwrap_or(i64::MAX), &labels);
+            })
+            .build();
+    }
+}
+
+fn labels(count: Count) -> Vec<KeyValue> {
+    count.labels().iter().map(|&(key, value)| KeyValue::new(key, value)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    #[test]
+    fn no_two_counts_share_name_and_labels_and_equal_names_stand_together() {
+        let all: HashSet<_> = Count::ALL.iter().map(|count| (count.instrument(), count.labels())).collect();
+        assert_eq!(all.len(), Count::ALL.len());
+        let mut names: Vec<_> = Count::ALL.iter().map(|count| count.instrument()).collect();
+        names.dedup();
+        assert_eq!(names.len(), names.iter().collect::<HashSet<_>>().len(), "{names:?}");
+    }
+
+    #[test]
+    fn totals_are_summed_over_the_shards() {
+        let shards = [Arc::new(Counts::default()), Arc::new(Counts::default())];
+        shards[0].add(Count::TcpAccepted, 2);
+        shards[1].one(Count::TcpAccepted);
+        assert_eq!(total(&shards, Count::TcpAccepted), 3);
+        assert_eq!(total(&shards, Count::TcpEnded), 0);
+    }
+}
