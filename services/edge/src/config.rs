@@ -302,6 +302,16 @@ pub enum EdgeConfigError {
         /// The key below `edge`.
         key: &'static str,
     },
+    /// Too small for what one read may bring.
+    #[error("edge.limits.{key} is {given}: at least {least} are needed")]
+    TooSmall {
+        /// The key below `edge.limits`.
+        key: &'static str,
+        /// The number given.
+        given: u32,
+        /// The smallest number that works.
+        least: usize,
+    },
     /// More shards than a session id can name.
     #[error("edge.shards is {given}: at most {MAX_SHARDS} are possible")]
     TooManyShards {
@@ -335,6 +345,16 @@ impl EdgeConfig {
         ];
         if let Some(&(key, _)) = times.iter().find(|(_, time)| time.is_zero()) {
             return Err(EdgeConfigError::Zero { key });
+        }
+        let sizes = [
+            ("records_per_group", self.limits.records_per_group, crate::shard::MIN_RECORDS),
+            ("bytes_per_group", self.limits.bytes_per_group, crate::shard::MIN_BYTES),
+            ("groups_per_shard", self.limits.groups_per_shard, 2),
+        ];
+        for (key, given, least) in sizes {
+            if (given.get() as usize) < least {
+                return Err(EdgeConfigError::TooSmall { key, given: given.get(), least });
+            }
         }
         match self.shards {
             Some(shards) if shards.get() > MAX_SHARDS => {

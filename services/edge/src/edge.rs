@@ -1,0 +1,370 @@
+//! Starts the shards and what stands beside them, and brings them to their end.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::mpsc::{SyncSender, sync_channel};
+use std::time::Duration;
+
+use mio::{Poll, Waker};
+use opentelemetry::metrics::Meter;
+use sluice_bus::{BusConfig, BusError, EventEncoder, Writer};
+use sluice_store::Store;
+use tokio::runtime::Handle;
+use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use usmp::Secret;
+use usmp::crypto::AwsLc;
+
+use crate::clock::Clock;
+use crate::config::{EdgeConfig, EdgeConfigError};
+use crate::counts::{self, Counts};
+use crate::fleet::{Fleet, follow_revocations};
+use crate::handle::{Addresses, EdgeHandle};
+use crate::link::{Relayed, ShardLink, ToFleet, ToShard};
+use crate::lookups::Lookups;
+use crate::session_ids::SessionIds;
+use crate::shard::{Cookies, Core, Inputs, Parts, PeerShard, Places, Records, Shard, WAKER, random_secret};
+use crate::sockets::{BindError, ShardSockets, bind};
+
+/// Messages to a shard that wait to be read. Look-ups, closings and downlink are bounded by themselves.
+const INBOX: usize = 4096;
+/// Messages from all shards to the fleet; what does not fit waits in the shards.
+const FLEET: usize = 8192;
+/// Questions from outside.
+const COMMANDS: usize = 256;
+/// Datagrams on their way from one shard to another, per shard.
+const RELAYED: usize = 256;
+/// Time kept back of a drain's deadline for the end of the threads.
+const RESERVE: Duration = Duration::from_millis(500);
+
+/// What the edge works with.
+#[derive(Debug, Clone)]
+pub struct Deps {
+    /// Devices, keys, revocations.
+    pub store: Store,
+    /// Where Kafka is. Each shard has a writer of its own.
+    pub bus: BusConfig,
+    /// Where counters are shown.
+    pub meter: Meter,
+}
+
+/// Why an edge does not start. Nothing is left running then.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StartError {
+    /// A setting that cannot be used.
+    #[error(transparent)]
+    Config(#[from] EdgeConfigError),
+    /// An address that cannot be listened on.
+    #[error(transparent)]
+    Bind(#[from] BindError),
+    /// The bus refuses its settings.
+    #[error("the writer to Kafka does not start: {0}")]
+    Bus(#[from] BusError),
+    /// The system has no more threads, descriptors or random bytes.
+    #[error("the system refuses a resource: {0}")]
+    System(#[from] io::Error),
+}
+
+/// How an edge ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ending {
+    /// Everything received was committed and every device told.
+    Complete,
+    /// The deadline came first: so many records were given up, none of them acknowledged.
+    Late {
+        /// Records whose outcome nobody knows.
+        unknown_records: usize,
+    },
+}
+
+/// A running edge.
+#[derive(Debug)]
+pub struct Edge {
+    handle: EdgeHandle,
+    config: Arc<EdgeConfig>,
+    clock: Clock,
+    shards: Vec<Running>,
+    stop: CancellationToken,
+    tasks: TaskTracker,
+    failed: Option<oneshot::Receiver<()>>,
+}
+
+#[derive(Debug)]
+struct Running {
+    link: ShardLink,
+    /// What its thread ended with: records given up.
+    ended: oneshot::Receiver<usize>,
+}
+
+/// What a shard is made of before its thread starts.
+struct Prepared {
+    poll: Poll,
+    sockets: ShardSockets,
+    link: ShardLink,
+    inbox: mpsc::Receiver<ToShard>,
+    peer: PeerShard,
+    relayed: std::sync::mpsc::Receiver<Relayed>,
+}
+
+impl Edge {
+    /// Binds the sockets and starts the threads. Devices are served when this returns.
+    ///
+    /// # Errors
+    ///
+    /// [`StartError`].
+    pub fn start(config: EdgeConfig, deps: &Deps) -> Result<Self, StartError> {
+        config.validate()?;
+        let config = Arc::new(config);
+        let (clock, count) = (Clock::start(), config.shard_count());
+        let mut prepared = Vec::with_capacity(count);
+        for sockets in bind(&config, count)? {
+            prepared.push(prepare(sockets)?);
+        }
+        let addresses = addresses(&prepared)?;
+        let counts: Arc<[Arc<Counts>]> = (0..count).map(|_| Arc::new(Counts::default())).collect();
+        counts::export(&deps.meter, &counts);
+
+        let tasks = TaskTracker::new();
+        let stop = CancellationToken::new();
+        let (to_fleet, from_shards) = mpsc::channel(FLEET);
+        let (commands, asked) = mpsc::channel(COMMANDS);
+        let links: Vec<ShardLink> = prepared.iter().map(|shard| shard.link.clone()).collect();
+        let peers: Vec<PeerShard> = prepared.iter().map(|shard| shard.peer.clone()).collect();
+        let common = Common::new(&config, deps, clock, tasks.clone(), to_fleet)?;
+        let (failure, failed) = oneshot::channel();
+        let failure = Arc::new(std::sync::Mutex::new(Some(failure)));
+        let mut shards = Vec::with_capacity(count);
+        for (number, shard) in prepared.into_iter().enumerate() {
+            let counts = Arc::clone(counts.get(number).ok_or_else(no_shard)?);
+            match common.spawn(number, shard, counts, peers.clone(), Arc::clone(&failure)) {
+                Ok(running) => shards.push(running),
+                Err(error) => {
+                    // The ones that run end when their inbox says so.
+                    for running in &shards {
+                        running.link.try_stop();
+                    }
+                    return Err(error);
+                }
+            }
+        }
+        drop(common);
+        let (batches, revocations) = mpsc::channel(16);
+        tasks.spawn(follow_revocations(deps.store.clone(), batches, stop.clone()));
+        let half_open = config.session.half_open_per_device.get() as usize;
+        let fleet = Fleet::new(deps.store.clone(), clock, links, half_open, tasks.clone());
+        tasks.spawn(fleet.run(from_shards, asked, revocations));
+        let handle = EdgeHandle { addresses, commands, counts };
+        Ok(Self { handle, config, clock, shards, stop, tasks, failed: Some(failed) })
+    }
+
+    /// The way into it.
+    #[must_use]
+    pub fn handle(&self) -> EdgeHandle {
+        self.handle.clone()
+    }
+
+    /// Waits until a shard ends by itself, which is a fault; never otherwise.
+    pub async fn failure(&mut self) {
+        if let Some(failed) = &mut self.failed
+            && failed.await.is_ok()
+        {
+            self.failed = None;
+            return;
+        }
+        std::future::pending().await
+    }
+
+    /// Ends it: nobody new, then what was received is committed, devices are told, the writers flush. Bounded by the configured
+    /// deadline.
+    pub async fn drain(self) -> Ending {
+        for shard in &self.shards {
+            shard.link.send(ToShard::StopAccepting).await;
+        }
+        tokio::time::sleep(self.config.drain.notice).await;
+        let until = self.clock.now() + self.config.drain.deadline.saturating_sub(RESERVE);
+        for shard in &self.shards {
+            shard.link.send(ToShard::Farewell { until }).await;
+        }
+        let deadline = tokio::time::sleep(self.config.drain.deadline);
+        tokio::pin!(deadline);
+        let (mut unknown_records, mut late) = (0, false);
+        for Running { link, mut ended } in self.shards {
+            let given_up = tokio::select! {
+                given_up = &mut ended => given_up.unwrap_or(0),
+                () = &mut deadline, if !late => {
+                    late = true;
+                    link.send(ToShard::Stop).await;
+                    ended.await.unwrap_or(0)
+                }
+            };
+            unknown_records += given_up;
+        }
+        self.stop.cancel();
+        self.tasks.close();
+        // Look-ups have their own time limits; what still runs serves nobody.
+        let _ = tokio::time::timeout(RESERVE, self.tasks.wait()).await;
+        if late || unknown_records > 0 { Ending::Late { unknown_records } } else { Ending::Complete }
+    }
+}
+
+fn prepare(sockets: ShardSockets) -> io::Result<Prepared> {
+    let poll = Poll::new()?;
+    let waker = Arc::new(Waker::new(poll.registry(), WAKER)?);
+    let (sender, inbox) = mpsc::channel(INBOX);
+    let (datagrams, relayed) = sync_channel(RELAYED);
+    let link = ShardLink::new(sender, Arc::clone(&waker));
+    Ok(Prepared { poll, sockets, link, inbox, peer: PeerShard { datagrams, waker }, relayed })
+}
+
+fn addresses(prepared: &[Prepared]) -> io::Result<Addresses> {
+    let first = prepared.first().ok_or_else(no_shard)?;
+    let tcp = first.sockets.tcp.as_ref().map(std::net::TcpListener::local_addr).transpose()?;
+    let udp = first.sockets.udp.as_ref().map(std::net::UdpSocket::local_addr).transpose()?;
+    Ok(Addresses { tcp, udp }).inspect(|found| log_addresses(found.tcp, found.udp))
+}
+
+fn log_addresses(tcp: Option<SocketAddr>, udp: Option<SocketAddr>) {
+    if let Some(address) = tcp {
+        tracing::info!(%address, "listening for devices over TCP");
+    }
+    if let Some(address) = udp {
+        tracing::info!(%address, "listening for devices over UDP");
+    }
+}
+
+fn no_shard() -> io::Error {
+    io::Error::other("no shard")
+}
+
+type Failure = Arc<std::sync::Mutex<Option<oneshot::Sender<()>>>>;
+
+/// Tells that a shard has ended, however it did.
+struct Alarm(Failure);
+
+impl Drop for Alarm {
+    fn drop(&mut self) {
+        if let Some(failure) = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take() {
+            // In a drain nobody listens any more.
+            let _ = failure.send(());
+        }
+    }
+}
+
+/// What all shards get a copy of.
+struct Common {
+    config: Arc<EdgeConfig>,
+    bus: BusConfig,
+    encoder: EventEncoder,
+    clock: Clock,
+    ids: SessionIds,
+    cookies: Secret<32>,
+    decoy: Secret<32>,
+    places: Places,
+    store: Store,
+    budget: Arc<Semaphore>,
+    tasks: TaskTracker,
+    fleet: mpsc::Sender<ToFleet>,
+    runtime: Handle,
+}
+
+impl Common {
+    fn new(
+        config: &Arc<EdgeConfig>,
+        deps: &Deps,
+        clock: Clock,
+        tasks: TaskTracker,
+        fleet: mpsc::Sender<ToFleet>,
+    ) -> Result<Self, StartError> {
+        let secret = || random_secret().ok_or_else(|| io::Error::other("no random bytes"));
+        Ok(Self {
+            config: Arc::clone(config),
+            bus: deps.bus.clone(),
+            encoder: EventEncoder::new(deps.bus.event_format)?,
+            clock,
+            ids: SessionIds::new(secret()?, 0),
+            cookies: secret()?,
+            decoy: secret()?,
+            places: Places::default(),
+            store: deps.store.clone(),
+            budget: Arc::new(Semaphore::new(config.handshake.key_lookups.get() as usize)),
+            tasks,
+            fleet,
+            runtime: Handle::current(),
+        })
+    }
+
+    fn spawn(
+        &self,
+        number: usize,
+        shard: Prepared,
+        counts: Arc<Counts>,
+        peers: Vec<PeerShard>,
+        failure: Failure,
+    ) -> Result<Running, StartError> {
+        let Prepared { poll, sockets, link, inbox, peer, relayed } = shard;
+        let groups = self.config.limits.groups_per_shard.get() as usize;
+        let (returned, settled) = sync_channel(groups);
+        let writer = Writer::start(&format!("kafka-{number}"), &self.bus, settle(returned, peer.waker))?;
+        let core = Core::new(Parts {
+            shard: number as u16,
+            config: Arc::clone(&self.config),
+            clock: self.clock,
+            counts,
+            records: Records::new(writer, self.encoder.clone(), &self.config.limits),
+            ids: self.ids.duplicate(),
+            lookups: Lookups {
+                store: self.store.clone(),
+                budget: Arc::clone(&self.budget),
+                timeout: self.config.handshake.key_lookup_timeout,
+                runtime: self.runtime.clone(),
+                tasks: self.tasks.clone(),
+                shard: link.clone(),
+            },
+            fleet: self.fleet.clone(),
+            places: self.places.clone(),
+            decoy: self.decoy.duplicate(),
+        });
+        let now_unix_s = self.clock.wall().as_millis().max(0) as u64 / 1000;
+        let cookies = Cookies::new::<AwsLc>(self.cookies.duplicate(), now_unix_s);
+        let inputs = Inputs { inbox, settled, relayed };
+        let (ending, ended) = oneshot::channel();
+        let (started, start) = sync_channel(1);
+        std::thread::Builder::new().name(format!("shard-{number}")).spawn(move || {
+            let _alarm = Alarm(failure);
+            // Made where it runs: the buffers of its system calls do not move between threads.
+            let given_up = match Shard::<AwsLc>::new(core, poll, sockets, cookies, peers, inputs) {
+                Ok(shard) => {
+                    let _ = started.send(Ok(()));
+                    shard.run().unwrap_or_else(|error| {
+                        tracing::error!(%error, shard = number, "a shard cannot go on");
+                        0
+                    })
+                }
+                Err(error) => {
+                    let _ = started.send(Err(error));
+                    return;
+                }
+            };
+            // Whoever started the edge may be gone.
+            let _ = ending.send(given_up);
+        })?;
+        start.recv().unwrap_or_else(|_| Err(io::Error::other("a shard ended at its start")))?;
+        Ok(Running { link, ended })
+    }
+}
+
+/// Gives groups back to their shard. The queue has a place for each group there is.
+fn settle(
+    returned: SyncSender<sluice_bus::Group>,
+    waker: Arc<Waker>,
+) -> impl FnMut(sluice_bus::Group) + Send + 'static {
+    move |group| {
+        // A shard that is gone waits for nothing.
+        if returned.try_send(group).is_ok() {
+            let _ = waker.wake();
+        }
+    }
+}

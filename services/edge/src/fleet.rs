@@ -1,0 +1,360 @@
+//! Which device has which session, over all shards: take-over, revocation, half-open sessions, the way to a device.
+//!
+//! One task owns the directory. It hears of each session three times in its life, never of a packet.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use sluice_proto::events::v1::CloseReason;
+use sluice_store::{KeyLookup, LogPosition, RevocationBatch, Store, StoreError};
+use sluice_types::{DeviceEpoch, DeviceId};
+use tokio::sync::{Semaphore, mpsc};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use usmp::Instant;
+
+use crate::clock::Clock;
+use crate::link::{Command, SendError, SessionRef, ShardLink, ToFleet, ToShard};
+
+/// How long a revocation is remembered against sessions whose keys were looked up before it: longer than any handshake.
+const REMEMBERED: Duration = Duration::from_secs(120);
+
+/// Revocations remembered so; beyond that every session born of an older look-up is looked up again.
+const MAX_REMEMBERED: usize = 65_536;
+
+/// Store calls at once for take-over and re-checks, apart from the look-ups of handshakes.
+const STORE_CALLS: usize = 64;
+
+#[derive(Debug, Clone, Copy)]
+struct Entry {
+    session: SessionRef,
+    established: bool,
+    /// From the store; zero until it answered.
+    epoch: u64,
+    /// Order in which sessions were established here.
+    arrival: u64,
+}
+
+/// The sessions of one device; nearly always one.
+#[derive(Debug)]
+enum Sessions {
+    One(Entry),
+    Many(Vec<Entry>),
+}
+
+impl Sessions {
+    fn as_slice(&self) -> &[Entry] {
+        match self {
+            Self::One(entry) => std::slice::from_ref(entry),
+            Self::Many(entries) => entries,
+        }
+    }
+
+    fn as_mut_slice(&mut self) -> &mut [Entry] {
+        match self {
+            Self::One(entry) => std::slice::from_mut(entry),
+            Self::Many(entries) => entries,
+        }
+    }
+
+    fn push(&mut self, entry: Entry) {
+        match self {
+            Self::One(first) => *self = Self::Many(vec![*first, entry]),
+            Self::Many(entries) => entries.push(entry),
+        }
+    }
+
+    /// Takes a session out; `false` when none is left.
+    fn remove(&mut self, session: SessionRef) -> bool {
+        match self {
+            Self::One(entry) => entry.session != session,
+            Self::Many(entries) => {
+                entries.retain(|entry| entry.session != session);
+                if let [last] = entries[..] {
+                    *self = Self::One(last);
+                }
+                !self.as_slice().is_empty()
+            }
+        }
+    }
+}
+
+/// What store calls give back.
+enum Answer {
+    Epoch { device: DeviceId, session: SessionRef, epoch: Result<DeviceEpoch, StoreError> },
+    MayConnect { device: DeviceId, answer: Result<KeyLookup, StoreError> },
+}
+
+pub(crate) struct Fleet {
+    store: Store,
+    clock: Clock,
+    shards: Vec<ShardLink>,
+    half_open_per_device: usize,
+    directory: HashMap<DeviceId, Sessions>,
+    arrivals: u64,
+    revoked: HashMap<DeviceId, Instant>,
+    /// Look-ups before this are no longer covered by `revoked`.
+    forgotten_before: Instant,
+    store_calls: Arc<Semaphore>,
+    answers: mpsc::Sender<Answer>,
+    answered: mpsc::Receiver<Answer>,
+    tasks: TaskTracker,
+}
+
+impl Fleet {
+    pub(crate) fn new(
+        store: Store,
+        clock: Clock,
+        shards: Vec<ShardLink>,
+        half_open_per_device: usize,
+        tasks: TaskTracker,
+    ) -> Self {
+        let (answers, answered) = mpsc::channel(STORE_CALLS);
+        Self {
+            store,
+            clock,
+            shards,
+            half_open_per_device,
+            directory: HashMap::new(),
+            arrivals: 0,
+            revoked: HashMap::new(),
+            forgotten_before: Instant::from_micros(0),
+            store_calls: Arc::new(Semaphore::new(STORE_CALLS)),
+            answers,
+            answered,
+            tasks,
+        }
+    }
+
+    /// Runs until every shard is gone.
+    pub(crate) async fn run(
+        mut self,
+        mut from_shards: mpsc::Receiver<ToFleet>,
+        mut commands: mpsc::Receiver<Command>,
+        mut revocations: mpsc::Receiver<RevocationBatch>,
+    ) {
+        loop {
+            tokio::select! {
+                message = from_shards.recv() => match message {
+                    Some(message) => self.heard(message).await,
+                    None => break,
+                },
+                Some(command) = commands.recv() => self.command(command).await,
+                Some(batch) = revocations.recv() => self.apply(batch).await,
+                Some(answer) = self.answered.recv() => self.answer(answer).await,
+            }
+        }
+    }
+
+    async fn heard(&mut self, message: ToFleet) {
+        match message {
+            ToFleet::Born { session, device, looked_up } => self.born(session, device, looked_up).await,
+            ToFleet::Established { session, device } => self.established(session, device),
+            ToFleet::Ended { session, device } => {
+                if let Some(sessions) = self.directory.get_mut(&device)
+                    && !sessions.remove(session)
+                {
+                    self.directory.remove(&device);
+                }
+            }
+        }
+    }
+
+    async fn born(&mut self, session: SessionRef, device: DeviceId, looked_up: Instant) {
+        let entry = Entry { session, established: false, epoch: 0, arrival: 0 };
+        self.directory
+            .entry(device)
+            .and_modify(|sessions| sessions.push(entry))
+            .or_insert(Sessions::One(entry));
+        // A revocation that came between the look-up and now found no session to close.
+        if self.revoked.get(&device).is_some_and(|&at| at >= looked_up) {
+            self.close(session, CloseReason::Revoked).await;
+            return;
+        }
+        if looked_up < self.forgotten_before {
+            self.check_again(device);
+        }
+        let sessions = self.directory.get(&device).map_or(&[][..], Sessions::as_slice);
+        let half_open = sessions.iter().filter(|entry| !entry.established);
+        let surplus = half_open.clone().count().saturating_sub(self.half_open_per_device);
+        let oldest: Vec<_> = half_open.take(surplus).map(|entry| entry.session).collect();
+        for session in oldest {
+            self.close(session, CloseReason::NeverEstablished).await;
+        }
+    }
+
+    /// The store numbers the device's sessions; the one with the highest number stays.
+    fn established(&mut self, session: SessionRef, device: DeviceId) {
+        self.arrivals += 1;
+        let arrival = self.arrivals;
+        let Some(entry) = self.entry(device, session) else { return };
+        entry.established = true;
+        entry.arrival = arrival;
+        let store = self.store.clone();
+        self.ask(
+            async move { Answer::Epoch { device, session, epoch: store.take_device_epoch(device).await } },
+        );
+    }
+
+    fn entry(&mut self, device: DeviceId, session: SessionRef) -> Option<&mut Entry> {
+        self.directory.get_mut(&device)?.as_mut_slice().iter_mut().find(|entry| entry.session == session)
+    }
+
+    fn ask(&self, question: impl Future<Output = Answer> + Send + 'static) {
+        let (permits, answers) = (Arc::clone(&self.store_calls), self.answers.clone());
+        self.tasks.spawn(async move {
+            let Ok(_permit) = permits.acquire().await else { return };
+            let answer = question.await;
+            // The fleet is gone when nobody listens.
+            let _ = answers.send(answer).await;
+        });
+    }
+
+    async fn answer(&mut self, answer: Answer) {
+        match answer {
+            Answer::Epoch { device, session, epoch } => {
+                let epoch = match epoch {
+                    Ok(epoch) => epoch.0,
+                    Err(error) => {
+                        tracing::warn!(%error, "take-over goes by the order of arrival in this process alone");
+                        0
+                    }
+                };
+                self.take_over(device, session, epoch).await;
+            }
+            Answer::MayConnect { device, answer } => match answer {
+                Ok(KeyLookup::Known(_)) => {}
+                Ok(_) => self.close_all(device, CloseReason::Revoked).await,
+                // Not known is not revoked: live sessions go on while the store is away.
+                Err(error) => tracing::warn!(%error, "a device with a session could not be looked up again"),
+            },
+        }
+    }
+
+    async fn take_over(&mut self, device: DeviceId, session: SessionRef, epoch: u64) {
+        let Some(entry) = self.entry(device, session) else { return };
+        entry.epoch = epoch;
+        let newer = (epoch, entry.arrival);
+        let established: Vec<_> = self
+            .directory
+            .get(&device)
+            .map_or(&[][..], Sessions::as_slice)
+            .iter()
+            .filter(|entry| entry.established)
+            .copied()
+            .collect();
+        for other in established.iter().filter(|other| other.session != session) {
+            // Without numbers from the store the order here decides.
+            let older = if other.epoch == 0 || epoch == 0 {
+                other.arrival < newer.1
+            } else {
+                (other.epoch, other.arrival) < newer
+            };
+            if older {
+                self.close(other.session, CloseReason::TakenOver).await;
+            } else if other.epoch != 0 && epoch != 0 {
+                self.close(session, CloseReason::TakenOver).await;
+            }
+        }
+    }
+
+    async fn apply(&mut self, batch: RevocationBatch) {
+        let now = self.clock.now();
+        for entry in &batch.entries {
+            self.revoked.insert(entry.device, now);
+            self.close_all(entry.device, CloseReason::Revoked).await;
+        }
+        if self.revoked.len() > MAX_REMEMBERED {
+            self.revoked.retain(|_, at| now - *at < REMEMBERED);
+        }
+        if self.revoked.len() > MAX_REMEMBERED {
+            self.revoked.clear();
+            self.forgotten_before = now;
+        }
+        if batch.missed || batch.distrusted > 0 {
+            self.forgotten_before = now;
+            let devices: Vec<_> = self.directory.keys().copied().collect();
+            for device in devices {
+                self.check_again(device);
+            }
+        }
+    }
+
+    fn check_again(&self, device: DeviceId) {
+        let store = self.store.clone();
+        self.ask(async move { Answer::MayConnect { device, answer: store.handshake_keys(device).await } });
+    }
+
+    async fn close_all(&self, device: DeviceId, reason: CloseReason) {
+        for entry in self.directory.get(&device).map_or(&[][..], Sessions::as_slice) {
+            self.close(entry.session, reason).await;
+        }
+    }
+
+    async fn close(&self, session: SessionRef, reason: CloseReason) {
+        if let Some(shard) = self.shards.get(usize::from(session.shard)) {
+            shard.send(ToShard::Close { session, reason }).await;
+        }
+    }
+
+    async fn command(&self, command: Command) {
+        match command {
+            Command::Connected { device, reply } => {
+                // Whoever asked may have gone.
+                let _ = reply.send(self.current(device).is_some());
+            }
+            Command::Send { device, payload, done } => {
+                let found = self.current(device);
+                let Some((session, shard)) =
+                    found.and_then(|session| Some((session, self.shards.get(usize::from(session.shard))?)))
+                else {
+                    let _ = done.send(Err(SendError::NotConnected));
+                    return;
+                };
+                shard.send(ToShard::Send { session, payload, done }).await;
+            }
+        }
+    }
+
+    /// The session that counts as the device's: the one established last.
+    fn current(&self, device: DeviceId) -> Option<SessionRef> {
+        let sessions = self.directory.get(&device)?.as_slice();
+        sessions
+            .iter()
+            .filter(|entry| entry.established)
+            .max_by_key(|entry| entry.arrival)
+            .map(|entry| entry.session)
+    }
+}
+
+/// Follows the revocation log and hands its entries to the fleet, until told to stop. An outage of the store is waited out.
+pub(crate) async fn follow_revocations(
+    store: Store,
+    batches: mpsc::Sender<RevocationBatch>,
+    stop: CancellationToken,
+) {
+    let mut watch = store.watch_revocations(LogPosition::START);
+    let mut failing = false;
+    loop {
+        let next = tokio::select! {
+            next = watch.next() => next,
+            () = stop.cancelled() => return,
+        };
+        match next {
+            Ok(batch) => {
+                if std::mem::take(&mut failing) {
+                    tracing::info!("the revocation log is followed again");
+                }
+                if batches.send(batch).await.is_err() {
+                    return;
+                }
+            }
+            Err(error) => {
+                if !std::mem::replace(&mut failing, true) {
+                    tracing::warn!(%error, "the revocation log cannot be followed; live sessions go on, trying again");
+                }
+            }
+        }
+    }
+}

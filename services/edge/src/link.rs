@@ -1,0 +1,121 @@
+//! What shards, the fleet and the process say to each other. Every queue has a bound; nobody waits for a shard but async tasks.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use mio::Waker;
+use sluice_proto::events::v1::CloseReason;
+use sluice_store::KeyLookup;
+use sluice_types::DeviceId;
+use tokio::sync::{mpsc, oneshot};
+use usmp::Instant;
+
+use crate::udp_io::SLOT;
+
+/// A session, by where it lives. `serial` tells it from others that had the same place before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct SessionRef {
+    pub(crate) shard: u16,
+    pub(crate) tcp: bool,
+    pub(crate) index: u32,
+    pub(crate) serial: u32,
+}
+
+/// What a shard is told.
+#[derive(Debug)]
+pub(crate) enum ToShard {
+    /// Answer to a look-up; `None` when the store did not answer.
+    Keys { handshake: SessionRef, lookup: Option<KeyLookup> },
+    /// End this session.
+    Close { session: SessionRef, reason: CloseReason },
+    /// Bring this to the device.
+    Send { session: SessionRef, payload: Box<[u8]>, done: SendReply },
+    /// Accept nobody any more.
+    StopAccepting,
+    /// Say farewell to every session, by this time.
+    Farewell { until: Instant },
+    /// Give up what is left and end the thread.
+    Stop,
+}
+
+/// What the fleet is told by shards.
+#[derive(Debug)]
+pub(crate) enum ToFleet {
+    /// A device proved its key; its keys were looked up at `looked_up`.
+    Born { session: SessionRef, device: DeviceId, looked_up: Instant },
+    /// A sealed frame of it was authentic: the session is the device's from now on.
+    Established { session: SessionRef, device: DeviceId },
+    /// It is over.
+    Ended { session: SessionRef, device: DeviceId },
+}
+
+/// What the fleet is asked from outside.
+#[derive(Debug)]
+pub(crate) enum Command {
+    Send { device: DeviceId, payload: Box<[u8]>, done: SendReply },
+    Connected { device: DeviceId, reply: oneshot::Sender<bool> },
+}
+
+/// Where the outcome of a send goes.
+pub(crate) type SendReply = oneshot::Sender<Result<(), SendError>>;
+
+/// Why bytes did not reach a device, as far as the edge can tell.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum SendError {
+    /// No session of the device here.
+    #[error("the device has no session here")]
+    NotConnected,
+    /// More than a message can carry.
+    #[error("a message to a device has at most 1808 bytes")]
+    TooLong,
+    /// Too many messages wait already.
+    #[error("too many messages wait for devices")]
+    Busy,
+    /// The device did not acknowledge it in time; it may have arrived all the same.
+    #[error("the device did not acknowledge the message")]
+    NotAcknowledged,
+    /// The session ended before it was known to have arrived.
+    #[error("the session ended before the device acknowledged the message")]
+    SessionEnded,
+    /// The edge is stopping.
+    #[error("the edge is stopping")]
+    Stopping,
+}
+
+/// A datagram on its way to the shard that owns its session.
+#[derive(Debug)]
+pub(crate) struct Relayed {
+    pub(crate) source: SocketAddr,
+    pub(crate) length: u16,
+    pub(crate) bytes: [u8; SLOT],
+}
+
+/// How async tasks reach a shard.
+#[derive(Debug, Clone)]
+pub(crate) struct ShardLink {
+    inbox: mpsc::Sender<ToShard>,
+    waker: Arc<Waker>,
+}
+
+impl ShardLink {
+    pub(crate) const fn new(inbox: mpsc::Sender<ToShard>, waker: Arc<Waker>) -> Self {
+        Self { inbox, waker }
+    }
+
+    /// Hands a message over, waiting for room; a shard that is gone needs none.
+    pub(crate) async fn send(&self, message: ToShard) {
+        if self.inbox.send(message).await.is_ok()
+            && let Err(error) = self.waker.wake()
+        {
+            // The shard then sees it at its next wake-up, at most a second later.
+            tracing::warn!(%error, "a shard was not woken");
+        }
+    }
+
+    /// Ends the shard, if it has room for the message; for a start that failed half-way.
+    pub(crate) fn try_stop(&self) {
+        let _full_or_gone = self.inbox.try_send(ToShard::Stop);
+        let _wakes_by_itself = self.waker.wake();
+    }
+}

@@ -1,0 +1,47 @@
+//! Key look-ups: off the packet path, within a budget of their own, begun at HELLO so that the keys are there at HELLO_ACK.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use sluice_store::Store;
+use sluice_types::DeviceId;
+use tokio::runtime::Handle;
+use tokio::sync::Semaphore;
+use tokio_util::task::TaskTracker;
+
+use crate::link::{SessionRef, ShardLink, ToShard};
+
+/// Asks the store on behalf of one shard. The budget is shared by all shards.
+#[derive(Debug, Clone)]
+pub(crate) struct Lookups {
+    pub(crate) store: Store,
+    pub(crate) budget: Arc<Semaphore>,
+    pub(crate) timeout: Duration,
+    pub(crate) runtime: Handle,
+    pub(crate) tasks: TaskTracker,
+    pub(crate) shard: ShardLink,
+}
+
+impl Lookups {
+    /// Starts a look-up whose answer comes as [`ToShard::Keys`]; `false` when the budget is used up.
+    pub(crate) fn try_start(&self, handshake: SessionRef, device: DeviceId) -> bool {
+        let Ok(permit) = Arc::clone(&self.budget).try_acquire_owned() else { return false };
+        let (store, shard, timeout) = (self.store.clone(), self.shard.clone(), self.timeout);
+        self.tasks.spawn_on(
+            async move {
+                let lookup = match tokio::time::timeout(timeout, store.handshake_keys(device)).await {
+                    Ok(Ok(lookup)) => Some(lookup),
+                    Ok(Err(error)) => {
+                        tracing::debug!(%error, "key look-up failed");
+                        None
+                    }
+                    Err(_) => None,
+                };
+                drop(permit);
+                shard.send(ToShard::Keys { handshake, lookup }).await;
+            },
+            &self.runtime,
+        );
+        true
+    }
+}

@@ -1,0 +1,204 @@
+//! The edge as a process of its own: settings, telemetry, admin listener, back ends, then the edge itself, and all of it back.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Bytes;
+use axum::extract::{Path as UrlPath, State};
+use axum::http::StatusCode;
+use axum::routing::post;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use sluice_bus::{BusConfig, BusError};
+use sluice_store::{OpenError, Store, StoreConfig};
+use sluice_svc::admin::{Admin, AdminConfig, AdminError};
+use sluice_svc::config::{LoadError, Loaded, Sources};
+use sluice_svc::readiness::{Check, Readiness};
+use sluice_svc::shutdown::Shutdown;
+use sluice_svc::tasks::{OnEnd, Tasks};
+use sluice_svc::telemetry::{self, Service, TelemetryConfig, TelemetryError};
+use sluice_types::DeviceId;
+
+use crate::config::EdgeConfig;
+use crate::edge::{Deps, Edge, Ending, StartError};
+use crate::handle::EdgeHandle;
+use crate::link::SendError;
+
+/// All settings of the process `sluice-edge`.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// Where devices connect and what they may use.
+    pub edge: EdgeConfig,
+    /// Where devices and keys are kept.
+    pub store: StoreConfig,
+    /// Where records go.
+    pub bus: BusConfig,
+    /// Where operators and probes connect.
+    pub admin: AdminConfig,
+    /// Logs, metrics and traces.
+    pub telemetry: TelemetryConfig,
+}
+
+/// Why the process ends with an error.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RunError {
+    /// The settings.
+    #[error(transparent)]
+    Load(#[from] LoadError),
+    /// Logs, metrics or traces.
+    #[error(transparent)]
+    Telemetry(#[from] TelemetryError),
+    /// The admin listener.
+    #[error(transparent)]
+    Admin(#[from] AdminError),
+    /// The store.
+    #[error(transparent)]
+    Store(#[from] OpenError),
+    /// The topics, or the broker that should have them.
+    #[error(transparent)]
+    Bus(#[from] BusError),
+    /// The edge.
+    #[error(transparent)]
+    Start(#[from] StartError),
+    /// Signals cannot be heard.
+    #[error("signals cannot be heard: {0}")]
+    Signals(#[source] std::io::Error),
+    /// A part ended although nobody asked it to.
+    #[error("a part of the edge ended by itself; the log says why")]
+    Failed,
+    /// Records were given up at the deadline.
+    #[error(
+        "the deadline of the drain came first: {unknown_records} records were given up, none of them acknowledged"
+    )]
+    Late {
+        /// Records whose outcome nobody knows.
+        unknown_records: usize,
+    },
+}
+
+/// Runs an edge until the shutdown is requested, then drains it.
+///
+/// # Errors
+///
+/// [`StartError`]; nothing is left running then.
+pub async fn run(config: EdgeConfig, deps: &Deps, shutdown: Shutdown) -> Result<Ending, StartError> {
+    let edge = Edge::start(config, deps)?;
+    shutdown.requested().await;
+    Ok(edge.drain().await)
+}
+
+/// The whole process, as `main` runs it.
+///
+/// # Errors
+///
+/// [`RunError`], whose text says what to do.
+pub async fn main(file: &Path) -> Result<(), RunError> {
+    let Loaded { config, origins } = sluice_svc::config::load::<Config>(&Sources::from_process(Some(file))?)?;
+    config.edge.validate().map_err(|error| origins.invalid("edge", error.to_string()))?;
+    let service = Service::new("sluice-edge", env!("CARGO_PKG_VERSION"));
+    let telemetry = telemetry::init(&service, &config.telemetry)?;
+    let shutdown = Shutdown::new();
+    sluice_svc::shutdown::on_signals(&shutdown).map_err(RunError::Signals)?;
+
+    let readiness = Readiness::new();
+    let listening = readiness.latch("listeners");
+    let (store_check, kafka_check) = (readiness.check("store"), readiness.check("kafka"));
+    let admin = Admin::bind(&config.admin)?.with(telemetry.clone(), readiness.clone());
+    let store = Store::open(&config.store).await?;
+    sluice_bus::check(&config.bus).await?;
+    let deps = Deps { store: store.clone(), bus: config.bus.clone(), meter: telemetry.meter("sluice.edge") };
+    let mut edge = Edge::start(config.edge.clone(), &deps)?;
+    let admin = if config.edge.dangerously_allow_admin_send {
+        tracing::warn!("whoever reaches the admin listener may send to any device");
+        admin.with_guarded(debug_routes(edge.handle()))
+    } else {
+        admin
+    };
+    // Probes must hear "not ready" until the end, so the listener outlives the drain.
+    let over = Shutdown::new();
+    let tasks = Tasks::new(over.clone());
+    tasks.accompany("admin", admin.serve());
+    tasks.spawn(
+        "checks",
+        OnEnd::Log,
+        watch(store, config.bus.clone(), store_check, kafka_check, over.clone()),
+    );
+    listening.release();
+    tracing::info!("ready");
+
+    let failed = tokio::select! {
+        () = shutdown.requested() => false,
+        () = edge.failure() => true,
+    };
+    readiness.drain();
+    tracing::info!("draining");
+    let ending = edge.drain().await;
+    match ending {
+        Ending::Complete => tracing::info!("drained: everything received was committed"),
+        Ending::Late { unknown_records } => {
+            tracing::warn!(unknown_records, "the deadline came before the drain was complete");
+        }
+    }
+    tasks.drain(Duration::from_secs(2)).await;
+    telemetry.shutdown(Duration::from_secs(2)).await;
+    match ending {
+        _ if failed => Err(RunError::Failed),
+        Ending::Complete => Ok(()),
+        Ending::Late { unknown_records } => Err(RunError::Late { unknown_records }),
+    }
+}
+
+/// How often the back ends are asked whether they are there, for `/readyz?verbose`.
+const CHECK_EVERY: Duration = Duration::from_secs(5);
+
+async fn watch(store: Store, bus: BusConfig, store_check: Check, kafka_check: Check, over: Shutdown) {
+    loop {
+        match store.check().await {
+            Ok(()) => store_check.ok(),
+            Err(error) => store_check.failing(error),
+        }
+        match sluice_bus::check(&bus).await {
+            Ok(()) => kafka_check.ok(),
+            Err(error) => kafka_check.failing(error),
+        }
+        tokio::select! {
+            () = tokio::time::sleep(CHECK_EVERY) => {}
+            () = over.requested() => return,
+        }
+    }
+}
+
+/// `POST /debug/devices/{id}/send`: brings the body to a device. Only behind
+/// [`EdgeConfig::dangerously_allow_admin_send`].
+pub fn debug_routes(edge: EdgeHandle) -> Router {
+    Router::new().route("/debug/devices/{id}/send", post(send)).with_state(Arc::new(edge))
+}
+
+async fn send(
+    State(edge): State<Arc<EdgeHandle>>,
+    UrlPath(id): UrlPath<String>,
+    body: Bytes,
+) -> (StatusCode, String) {
+    let device: DeviceId = match id.parse() {
+        Ok(device) => device,
+        Err(error) => return (StatusCode::BAD_REQUEST, format!("{error}\n")),
+    };
+    match edge.send(device, &body).await {
+        Ok(()) => (StatusCode::OK, "delivered\n".to_owned()),
+        Err(error) => (status(error), format!("{error}\n")),
+    }
+}
+
+const fn status(error: SendError) -> StatusCode {
+    match error {
+        SendError::NotConnected => StatusCode::NOT_FOUND,
+        SendError::TooLong => StatusCode::PAYLOAD_TOO_LARGE,
+        SendError::Busy => StatusCode::TOO_MANY_REQUESTS,
+        SendError::NotAcknowledged | SendError::SessionEnded => StatusCode::GATEWAY_TIMEOUT,
+        SendError::Stopping => StatusCode::SERVICE_UNAVAILABLE,
+    }
+}

@@ -1,0 +1,301 @@
+//! What both transports of a shard share: time, counters, records, randomness, budgets, the way to the fleet.
+
+use std::collections::VecDeque;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use sluice_proto::events::v1::{CloseReason, SecurityReason, Transport};
+use sluice_types::{DeviceId, TenantId, Timestamp};
+use tokio::sync::mpsc;
+use usmp::crypto::Provider;
+use usmp::{Instant, Secret, SessionId};
+
+use super::buffers::Buffers;
+use super::records::Records;
+use super::session::Session;
+use crate::admission::Penalties;
+use crate::clock::Clock;
+use crate::config::EdgeConfig;
+use crate::counts::{Count, Counts};
+use crate::events::{self, Change};
+use crate::link::{SessionRef, ToFleet};
+use crate::lookups::Lookups;
+use crate::security::{Named, SecurityLog};
+use crate::session_ids::SessionIds;
+
+/// Everything a shard has but its sockets and sessions.
+pub(crate) struct Core {
+    pub(crate) shard: u16,
+    pub(crate) config: Arc<EdgeConfig>,
+    pub(crate) clock: Clock,
+    /// The time of this turn.
+    pub(crate) now: Instant,
+    /// The wall clock at this turn.
+    pub(crate) wall: Timestamp,
+    pub(crate) counts: Arc<Counts>,
+    pub(crate) records: Records,
+    pub(crate) security: SecurityLog,
+    pub(crate) penalties: Penalties,
+    pub(crate) ids: SessionIds,
+    pub(crate) lookups: Lookups,
+    pub(crate) buffers: Buffers,
+    pub(crate) fleet: FleetLink,
+    pub(crate) tenants: Tenants,
+    /// A key that no device has.
+    pub(crate) decoy: Arc<Secret<32>>,
+    pub(crate) places: Places,
+    pub(crate) accepting: bool,
+    /// Whether messages are still taken; not once a drain commits the last ones.
+    pub(crate) taking: bool,
+    exchanges_left: u32,
+    serial: u32,
+}
+
+/// What [`Core::new`] is made of.
+pub(crate) struct Parts {
+    pub(crate) shard: u16,
+    pub(crate) config: Arc<EdgeConfig>,
+    pub(crate) clock: Clock,
+    pub(crate) counts: Arc<Counts>,
+    pub(crate) records: Records,
+    pub(crate) ids: SessionIds,
+    pub(crate) lookups: Lookups,
+    pub(crate) fleet: mpsc::Sender<ToFleet>,
+    pub(crate) places: Places,
+    pub(crate) decoy: Secret<32>,
+}
+
+impl Core {
+    pub(crate) fn new(parts: Parts) -> Self {
+        let config = parts.config;
+        let handshake = &config.handshake;
+        Self {
+            shard: parts.shard,
+            clock: parts.clock,
+            now: parts.clock.now(),
+            wall: parts.clock.wall(),
+            counts: parts.counts,
+            records: parts.records,
+            security: SecurityLog::new(
+                config.security_events.window,
+                config.security_events.watched_per_shard.get() as usize,
+            ),
+            penalties: Penalties::new(
+                handshake.failures_before_penalty.get(),
+                handshake.max_penalty,
+                handshake.in_progress_per_shard.get() as usize,
+            ),
+            ids: parts.ids,
+            lookups: parts.lookups,
+            buffers: Buffers::new(config.limits.reassembly_buffers_per_shard.get()),
+            fleet: FleetLink { sender: parts.fleet, backlog: VecDeque::new() },
+            tenants: Tenants::default(),
+            decoy: Arc::new(parts.decoy),
+            places: parts.places,
+            accepting: true,
+            taking: true,
+            exchanges_left: handshake.key_exchanges_per_turn.get(),
+            serial: 0,
+            config,
+        }
+    }
+
+    /// Begins a turn: looks at the clock once, renews the budgets.
+    pub(crate) fn begin_turn(&mut self) {
+        self.now = self.clock.now();
+        self.wall = self.clock.wall();
+        self.exchanges_left = self.config.handshake.key_exchanges_per_turn.get();
+    }
+
+    /// Whether what is read now finds room.
+    pub(crate) fn has_room(&self) -> bool {
+        self.taking && self.records.has_room()
+    }
+
+    /// A number that no other session or handshake of this shard has had lately.
+    pub(crate) const fn next_serial(&mut self) -> u32 {
+        self.serial = self.serial.wrapping_add(1);
+        self.serial
+    }
+
+    pub(crate) const fn session_ref(&self, tcp: bool, index: u32, serial: u32) -> SessionRef {
+        SessionRef { shard: self.shard, tcp, index, serial }
+    }
+
+    /// Takes one of the turn's X25519 operations.
+    pub(crate) const fn take_exchange(&mut self) -> bool {
+        match self.exchanges_left.checked_sub(1) {
+            Some(left) => {
+                self.exchanges_left = left;
+                true
+            }
+            None => false,
+        }
+    }
+
+    pub(crate) const fn may_exchange(&self) -> bool {
+        self.exchanges_left > 0
+    }
+
+    /// A name for a new session.
+    pub(crate) fn mint<P: Provider>(&self) -> Option<SessionId> {
+        random().map(|random| self.ids.mint::<P>(self.shard, random))
+    }
+
+    /// Reports a refusal. `device` only when it is in the registry.
+    pub(crate) fn refuse(&mut self, reason: SecurityReason, device: Option<Named>, transport: Transport) {
+        if let Some(refusals) = self.security.note(self.now, reason, device, transport) {
+            let event = events::security(self.wall, &refusals, &self.tenants);
+            self.records.event(&self.counts, event);
+        }
+    }
+
+    /// Counts, penalises and reports a wrong proof from a verified address.
+    pub(crate) fn refuse_proof(
+        &mut self,
+        device: usmp::DeviceId,
+        address: IpAddr,
+        (reason, tenant): (SecurityReason, Option<TenantId>),
+        transport: Transport,
+    ) {
+        self.counts.one(Count::DroppedProof);
+        self.penalties.failed(self.now, address, device);
+        let named = tenant.map(|tenant| self.named(device, &tenant));
+        self.refuse(reason, named, transport);
+    }
+
+    pub(crate) fn named(&mut self, device: usmp::DeviceId, tenant: &TenantId) -> Named {
+        Named { device: DeviceId::from_bytes(device.0), tenant: self.tenants.number(tenant) }
+    }
+
+    /// Takes one of the process's places for sessions.
+    pub(crate) fn take_session_place(&self) -> bool {
+        take(&self.places.sessions, self.config.limits.sessions.get())
+    }
+
+    pub(crate) fn give_back_session_place(&self) {
+        give_back(&self.places.sessions);
+    }
+
+    /// Reports the windows that are over.
+    pub(crate) fn report_repeats(&mut self) {
+        let (wall, counts, records, tenants) = (self.wall, &self.counts, &mut self.records, &self.tenants);
+        self.security
+            .expire(self.now, |refusals| records.event(counts, events::security(wall, &refusals, tenants)));
+    }
+
+    /// Reports what was counted, at the end.
+    pub(crate) fn report_rest(&mut self) {
+        let (wall, counts, records, tenants) = (self.wall, &self.counts, &mut self.records, &self.tenants);
+        self.security.flush(|refusals| records.event(counts, events::security(wall, &refusals, tenants)));
+    }
+
+    /// Gives back the session's place and tells everybody that it is over.
+    pub(crate) fn session_ended(&mut self, session: &Session, at: u32, reason: CloseReason) {
+        self.give_back_session_place();
+        let lasted = self.now - session.opened;
+        self.announce(session, Change::Closed { reason, lasted });
+        let gone = self.session_ref(session.tcp, at, session.serial);
+        self.fleet.tell(ToFleet::Ended { session: gone, device: session.device });
+    }
+
+    pub(crate) fn announce(&mut self, session: &Session, change: Change) {
+        let event = events::lifecycle(self.wall, session, &self.tenants, change);
+        self.records.event(&self.counts, event);
+    }
+}
+
+/// Random secret bytes, as [`random`].
+pub(crate) fn random_secret() -> Option<Secret<32>> {
+    let mut secret = Secret::zeroed();
+    getrandom::fill(secret.expose_mut()).ok()?;
+    Some(secret)
+}
+
+/// Random bytes; `None` when the system has none, in which case nothing that needs them happens.
+pub(crate) fn random<const N: usize>() -> Option<[u8; N]> {
+    let mut bytes = [0; N];
+    getrandom::fill(&mut bytes).ok()?;
+    Some(bytes)
+}
+
+/// An address as bytes for cookies: the same each time.
+pub(crate) fn address_bytes(address: SocketAddr) -> [u8; 18] {
+    let ip = match address.ip() {
+        IpAddr::V4(v4) => v4.to_ipv6_mapped(),
+        IpAddr::V6(v6) => v6,
+    };
+    let mut bytes = [0; 18];
+    let (host, port) = bytes.split_at_mut(16);
+    host.copy_from_slice(&ip.octets());
+    port.copy_from_slice(&address.port().to_be_bytes());
+    bytes
+}
+
+/// The way to the fleet. What does not fit into the queue waits here; three messages per session bound it.
+pub(crate) struct FleetLink {
+    sender: mpsc::Sender<ToFleet>,
+    backlog: VecDeque<ToFleet>,
+}
+
+impl FleetLink {
+    pub(crate) fn tell(&mut self, message: ToFleet) {
+        self.backlog.push_back(message);
+        self.flush();
+    }
+
+    /// Hands over what waits; `true` when nothing is left.
+    pub(crate) fn flush(&mut self) -> bool {
+        while let Some(message) = self.backlog.pop_front() {
+            match self.sender.try_send(message) {
+                Ok(()) => {}
+                Err(mpsc::error::TrySendError::Full(message)) => {
+                    self.backlog.push_front(message);
+                    return false;
+                }
+                // The fleet is gone only when the process ends.
+                Err(mpsc::error::TrySendError::Closed(_)) => self.backlog.clear(),
+            }
+        }
+        true
+    }
+}
+
+/// Names of tenants by small numbers, so that a session holds four bytes. A deployment has few; numbers are never reused.
+#[derive(Debug, Default)]
+pub(crate) struct Tenants {
+    names: Vec<TenantId>,
+}
+
+impl Tenants {
+    pub(crate) fn number(&mut self, tenant: &TenantId) -> u32 {
+        let found = self.names.iter().position(|name| name == tenant);
+        found.unwrap_or_else(|| {
+            self.names.push(tenant.clone());
+            self.names.len() - 1
+        }) as u32
+    }
+
+    pub(crate) fn name(&self, number: u32) -> Option<&TenantId> {
+        self.names.get(number as usize)
+    }
+}
+
+/// How many of a thing the whole process may have. Taken when one is made, given back when it ends; never on the way of a packet.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Places {
+    pub(crate) sessions: Arc<AtomicU32>,
+    pub(crate) connections: Arc<AtomicU32>,
+}
+
+/// Takes one place; `false` when `limit` are taken.
+pub(crate) fn take(places: &AtomicU32, limit: u32) -> bool {
+    places
+        .try_update(Ordering::Relaxed, Ordering::Relaxed, |taken| (taken < limit).then(|| taken + 1))
+        .is_ok()
+}
+
+pub(crate) fn give_back(places: &AtomicU32) {
+    places.fetch_sub(1, Ordering::Relaxed);
+}

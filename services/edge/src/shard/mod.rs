@@ -1,0 +1,329 @@
+//! PACKET PATH: no lock, no log, no await; allocation only where a table grows or a handshake begins.
+//!
+//! A shard is one thread with its own sockets, sessions, timers and records. It takes turns: what it was told, what Kafka has
+//! committed, what time brings, datagrams, connections, handshakes within their budget; then it hands its records over and sends
+//! its datagrams, all at once.
+
+mod buffers;
+mod core;
+mod keys;
+mod records;
+mod routes;
+mod session;
+mod tcp;
+mod tcp_handshake;
+mod tcp_session;
+mod udp;
+mod udp_handshakes;
+mod udp_sessions;
+
+use std::io;
+use std::sync::mpsc::Receiver;
+use std::time::Duration;
+
+use mio::{Events, Interest, Poll, Token};
+use sluice_proto::events::v1::CloseReason;
+use tokio::sync::mpsc;
+use usmp::Instant;
+use usmp::crypto::Provider;
+
+pub(crate) use self::core::{Core, Parts, Places, Tenants, random_secret};
+use self::keys::Keys;
+pub(crate) use self::records::{MIN_BYTES, MIN_RECORDS, Records, Settled};
+pub(crate) use self::session::Session;
+use self::tcp::Tcp;
+pub(crate) use self::udp::PeerShard;
+use self::udp::Udp;
+pub(crate) use self::udp_handshakes::Cookies;
+use crate::counts::Count;
+use crate::link::{Relayed, SendError, ToShard};
+use crate::sockets::ShardSockets;
+
+const UDP: Token = Token(0);
+const LISTENER: Token = Token(1);
+/// Wakes the shard for its inbox.
+pub(crate) const WAKER: Token = Token(2);
+/// Connections have the numbers from here on.
+const CONNECTIONS: usize = 16;
+
+/// Longest sleep: what nobody wakes the shard for is seen by then.
+const LONGEST_SLEEP: Duration = Duration::from_secs(1);
+
+/// Messages taken from the inbox per turn.
+const INBOX_PER_TURN: usize = 256;
+
+/// How a shard is going about its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    Serving,
+    /// Committing what was received, then saying farewell; all until this time.
+    Finishing(Instant),
+    /// Farewell is said; devices may acknowledge it until the first time, records be committed until the second.
+    Leaving(Instant, Instant),
+    Over,
+}
+
+/// Where a shard's news comes from.
+pub(crate) struct Inputs {
+    pub(crate) inbox: mpsc::Receiver<ToShard>,
+    pub(crate) settled: Receiver<Settled>,
+    pub(crate) relayed: Receiver<Relayed>,
+}
+
+pub(crate) struct Shard<P: Provider> {
+    core: Core,
+    poll: Poll,
+    inputs: Inputs,
+    udp: Option<Udp<P>>,
+    tcp: Option<Tcp<P>>,
+    phase: Phase,
+    /// Since when nothing is read from connections.
+    paused: Option<Instant>,
+}
+
+impl<P: Provider> Shard<P> {
+    /// Registers the sockets with `poll`, whose waker the caller keeps.
+    pub(crate) fn new(
+        core: Core,
+        poll: Poll,
+        sockets: ShardSockets,
+        cookies: Cookies,
+        peers: Vec<PeerShard>,
+        inputs: Inputs,
+    ) -> io::Result<Self> {
+        let udp = match sockets.udp {
+            Some(socket) => {
+                let mut socket = mio::net::UdpSocket::from_std(socket);
+                poll.registry().register(&mut socket, UDP, Interest::READABLE)?;
+                Some(Udp::new(&core, socket, cookies, peers)?)
+            }
+            None => None,
+        };
+        let tcp = match sockets.tcp {
+            Some(listener) => {
+                let mut listener = mio::net::TcpListener::from_std(listener);
+                poll.registry().register(&mut listener, LISTENER, Interest::READABLE)?;
+                Some(Tcp::new(&core, listener, poll.registry().try_clone()?))
+            }
+            None => None,
+        };
+        Ok(Self { core, poll, inputs, udp, tcp, phase: Phase::Serving, paused: None })
+    }
+
+    /// Serves until told to stop, or until everything is said and committed after a farewell. Gives the number of records whose
+    /// outcome nobody knows.
+    pub(crate) fn run(mut self) -> io::Result<usize> {
+        let served = self.serve();
+        // What is complete is complete; only a late end has something left, and no time.
+        let unknown = self.core.records.shutdown(Duration::ZERO);
+        served.map(|()| unknown)
+    }
+
+    fn serve(&mut self) -> io::Result<()> {
+        let mut events = Events::with_capacity(1024);
+        loop {
+            let sleep = if self.has_work() { Duration::ZERO } else { self.until_next() };
+            match self.poll.poll(&mut events, Some(sleep)) {
+                Ok(()) => {}
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) => return Err(error),
+            }
+            self.core.begin_turn();
+            for event in &events {
+                match event.token() {
+                    WAKER => {}
+                    UDP => {
+                        if let Some(udp) = &mut self.udp {
+                            udp.mark_readable();
+                        }
+                    }
+                    LISTENER => {
+                        if let Some(tcp) = &mut self.tcp {
+                            tcp.mark_acceptable();
+                        }
+                    }
+                    Token(number) => {
+                        if let Some(tcp) = &mut self.tcp {
+                            tcp.mark_ready(&mut self.core, (number - CONNECTIONS) as u32, event);
+                        }
+                    }
+                }
+            }
+            self.turn();
+            if self.phase == Phase::Over {
+                return Ok(());
+            }
+        }
+    }
+
+    fn turn(&mut self) {
+        self.read_inbox();
+        self.settle();
+        self.pause_or_resume();
+        if let Some(udp) = &mut self.udp {
+            while let Ok(mut relayed) = self.inputs.relayed.try_recv() {
+                udp.relayed(&mut self.core, &mut relayed);
+            }
+            udp.turn(&mut self.core);
+        }
+        if let Some(tcp) = &mut self.tcp {
+            tcp.turn(&mut self.core, self.paused);
+        }
+        self.core.report_repeats();
+        self.say_farewell();
+        self.core.fleet.flush();
+        self.core.records.submit(&self.core.counts);
+        if let Some(udp) = &mut self.udp {
+            udp.flush(&self.core);
+        }
+    }
+
+    fn read_inbox(&mut self) {
+        for _ in 0..INBOX_PER_TURN {
+            let Ok(message) = self.inputs.inbox.try_recv() else { return };
+            match message {
+                ToShard::Keys { handshake, lookup } => {
+                    let keys = Keys::from_lookup(lookup);
+                    let core = &mut self.core;
+                    if handshake.tcp {
+                        if let Some(tcp) = &mut self.tcp {
+                            tcp.keys(core, handshake, keys);
+                        }
+                    } else if let Some(udp) = &mut self.udp {
+                        udp.keys(core, handshake, keys);
+                    }
+                }
+                ToShard::Close { session, reason } => {
+                    let core = &mut self.core;
+                    if session.tcp {
+                        if let Some(tcp) = &mut self.tcp {
+                            tcp.close(core, session, reason);
+                        }
+                    } else if let Some(udp) = &mut self.udp {
+                        udp.close(core, session, reason);
+                    }
+                }
+                ToShard::Send { session, payload, done } => {
+                    let core = &mut self.core;
+                    match (session.tcp, &mut self.tcp, &mut self.udp) {
+                        (true, Some(tcp), _) => tcp.send(core, session, payload, done),
+                        (false, _, Some(udp)) => udp.send(core, session, payload, done),
+                        _ => {
+                            let _nobody_waits = done.send(Err(SendError::NotConnected));
+                        }
+                    }
+                }
+                ToShard::StopAccepting => {
+                    self.core.accepting = false;
+                    if let Some(udp) = &mut self.udp {
+                        udp.stop_accepting(&mut self.core);
+                    }
+                    if let Some(tcp) = &mut self.tcp {
+                        tcp.stop_accepting(&mut self.core);
+                    }
+                }
+                ToShard::Farewell { until } => {
+                    self.core.accepting = false;
+                    self.core.taking = false;
+                    self.phase = Phase::Finishing(until);
+                }
+                ToShard::Stop => self.phase = Phase::Over,
+            }
+        }
+    }
+
+    /// Takes back the groups that the writer is through with: their devices get their acknowledgements.
+    fn settle(&mut self) {
+        while let Ok(settled) = self.inputs.settled.try_recv() {
+            let batch = self.core.records.take_back(settled);
+            for (message, committed) in batch.outcomes() {
+                let count = if committed { Count::MessagesCommitted } else { Count::MessagesRefused };
+                self.core.counts.one(count);
+                if message.session.tcp {
+                    if let Some(tcp) = &mut self.tcp {
+                        tcp.settled(message, committed);
+                    }
+                } else if let Some(udp) = &mut self.udp {
+                    udp.settled(message, committed);
+                }
+            }
+            self.core.records.reuse(batch);
+        }
+    }
+
+    /// Stops reading from connections while there is no room for records, and tells nobody but the counters.
+    fn pause_or_resume(&mut self) {
+        match (self.paused, self.core.has_room()) {
+            (None, false) => {
+                self.paused = Some(self.core.now);
+                self.core.counts.one(Count::ReadingPaused);
+            }
+            (Some(since), true) => {
+                self.paused = None;
+                self.core.counts.one(Count::ReadingResumed);
+                if let Some(tcp) = &mut self.tcp {
+                    tcp.resume(&self.core, since);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// Ends the sessions once what they sent is committed, and then itself.
+    fn say_farewell(&mut self) {
+        let now = self.core.now;
+        match self.phase {
+            Phase::Finishing(until) if self.core.records.is_idle() || until <= now => {
+                if let Some(udp) = &mut self.udp {
+                    udp.close_all(&mut self.core, CloseReason::Drain);
+                }
+                if let Some(tcp) = &mut self.tcp {
+                    tcp.close_all(&mut self.core, CloseReason::Drain);
+                }
+                self.core.report_rest();
+                self.phase = Phase::Leaving(until.min(now + self.core.config.drain.bye_wait), until);
+            }
+            Phase::Leaving(answers, commits) => {
+                let silent = self.is_silent();
+                if !silent && answers <= now {
+                    if let Some(udp) = &mut self.udp {
+                        udp.end_all(&mut self.core);
+                    }
+                    if let Some(tcp) = &mut self.tcp {
+                        tcp.end_all(&mut self.core);
+                    }
+                } else if commits <= now || silent && self.core.records.is_idle() && self.core.fleet.flush() {
+                    self.phase = Phase::Over;
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn is_silent(&self) -> bool {
+        self.udp.as_ref().is_none_or(Udp::is_silent) && self.tcp.as_ref().is_none_or(Tcp::is_silent)
+    }
+
+    fn has_work(&self) -> bool {
+        self.udp.as_ref().is_some_and(Udp::has_work)
+            || self.tcp.as_ref().is_some_and(|tcp| tcp.has_work(self.paused.is_some()))
+            || !self.inputs.inbox.is_empty()
+    }
+
+    fn until_next(&self) -> Duration {
+        let farewell = match self.phase {
+            Phase::Finishing(until) => Some(until),
+            Phase::Leaving(_, commits) if self.is_silent() => Some(commits),
+            Phase::Leaving(answers, _) => Some(answers),
+            _ => None,
+        };
+        let next = [
+            self.udp.as_ref().and_then(Udp::next),
+            self.tcp.as_ref().and_then(Tcp::next),
+            self.core.security.next(),
+            farewell,
+        ];
+        let next = next.into_iter().flatten().min();
+        next.map_or(LONGEST_SLEEP, |next| (next - self.core.clock.now()).min(LONGEST_SLEEP))
+    }
+}

@@ -1,0 +1,261 @@
+//! PACKET PATH: no lock, no log, no await; no allocation per record once the groups have their memory.
+//!
+//! The shard's records on their way to Kafka. A group grows while the writer is busy and is handed over at the end of a turn; its
+//! outcomes come back in the same order, and only they free acknowledgements.
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+
+use sluice_bus::{EventEncoder, EventRecord, Group, GroupFull, Outcome, Telemetry, Topic, Writer};
+use sluice_types::Timestamp;
+use usmp::server::CommitToken;
+
+use super::session::Session;
+use crate::config::LimitsConfig;
+use crate::counts::{Count, Counts};
+use crate::events::Event;
+use crate::link::SessionRef;
+use crate::stream::SCRATCH;
+
+/// A group that the writer is through with.
+pub(crate) type Settled = Group;
+
+/// Records that one read may give at most: sealed frames of 40 bytes in one buffer of a connection. It is more than the datagrams
+/// of a batch.
+pub(crate) const RECORDS_PER_READ: usize = SCRATCH / 40 + 1;
+
+/// Bytes that one read may need at most: its own, the beginning of a message that lay in a buffer, and the keys.
+const BYTES_PER_READ: usize = SCRATCH + usmp::wire::MAX_MESSAGE + RECORDS_PER_READ * KEY;
+
+/// Longest key of a record, and what the group adds for safety.
+const KEY: usize = 80;
+
+/// Events that wait for room; further ones are counted as lost. Sessions and refusals make few of them.
+const MAX_EVENTS: usize = 4096;
+
+/// Fewest records and bytes of a group with which a read always finds room in an empty one.
+pub(crate) const MIN_RECORDS: usize = 2 * RECORDS_PER_READ;
+pub(crate) const MIN_BYTES: usize = 2 * BYTES_PER_READ;
+
+/// Token of a record that nobody waits for.
+const NOBODY: u64 = u64::MAX;
+
+/// A message in a group: whose it is and what the session knows it by.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Message {
+    pub(crate) session: SessionRef,
+    pub(crate) token: CommitToken,
+    /// UDP: where it came from, and its UTACK goes.
+    pub(crate) source: Option<SocketAddr>,
+}
+
+/// A group and its messages, by their number in it.
+#[derive(Debug)]
+struct Filling {
+    group: Group,
+    messages: Vec<Message>,
+    bytes: usize,
+}
+
+/// A group with its outcomes.
+#[derive(Debug)]
+pub(crate) struct Batch(Filling);
+
+impl Batch {
+    /// Each message of the group and whether Kafka has it.
+    pub(crate) fn outcomes(&self) -> impl Iterator<Item = (&Message, bool)> {
+        self.0.group.outcomes().filter_map(|(token, outcome)| {
+            let message = self.0.messages.get(usize::try_from(token).ok()?)?;
+            Some((message, outcome == Outcome::Committed))
+        })
+    }
+}
+
+pub(crate) struct Records {
+    writer: Writer,
+    encoder: EventEncoder,
+    open: Option<Filling>,
+    /// Full ones that the writer has not taken yet.
+    full: VecDeque<Filling>,
+    /// Messages of the groups that the writer has, in its order.
+    under_way: VecDeque<(Vec<Message>, usize)>,
+    free: Vec<Filling>,
+    events: VecDeque<Event>,
+    max_records: usize,
+    max_bytes: usize,
+}
+
+impl Records {
+    pub(crate) fn new(writer: Writer, encoder: EventEncoder, limits: &LimitsConfig) -> Self {
+        let max_records = limits.records_per_group.get() as usize;
+        let max_bytes = limits.bytes_per_group.get() as usize;
+        let groups = limits.groups_per_shard.get() as usize;
+        let free = (0..groups).map(|_| Filling {
+            group: Group::new(max_records, max_bytes),
+            messages: Vec::with_capacity(max_records),
+            bytes: 0,
+        });
+        Self {
+            writer,
+            encoder,
+            open: None,
+            full: VecDeque::with_capacity(groups),
+            under_way: VecDeque::with_capacity(groups),
+            free: free.collect(),
+            events: VecDeque::new(),
+            max_records,
+            max_bytes,
+        }
+    }
+
+    /// Whether everything that one read can give surely finds room.
+    pub(crate) fn has_room(&self) -> bool {
+        !self.free.is_empty() || self.open.as_ref().is_some_and(|open| self.fits(open))
+    }
+
+    fn fits(&self, filling: &Filling) -> bool {
+        filling.group.len() + RECORDS_PER_READ <= self.max_records
+            && filling.bytes + BYTES_PER_READ <= self.max_bytes
+    }
+
+    /// Adds a device's message.
+    ///
+    /// # Errors
+    ///
+    /// [`GroupFull`] when there was no room, which whoever asked [`Self::has_room`] first does not see.
+    pub(crate) fn message(
+        &mut self,
+        at: Timestamp,
+        session: &Session,
+        tenant: &str,
+        message: Message,
+        payload: &[u8],
+    ) -> Result<(), GroupFull> {
+        let record = Telemetry {
+            tenant,
+            device: session.device.to_hex(),
+            session: session.id.0,
+            epoch: message.token.epoch,
+            seq: message.token.seq,
+            received_ms: at.as_millis(),
+            payload,
+        };
+        let open = self.room_for(KEY + payload.len())?;
+        open.group.push_telemetry(&record, open.messages.len() as u64)?;
+        open.messages.push(message);
+        open.bytes += KEY + payload.len();
+        Ok(())
+    }
+
+    /// Adds an event, now or when there is room.
+    pub(crate) fn event(&mut self, counts: &Counts, event: Event) {
+        if self.events.is_empty() && self.add_event(&event).is_ok() {
+            counts.one(Count::EventsWritten);
+        } else if self.events.len() < MAX_EVENTS {
+            self.events.push_back(event);
+        } else {
+            counts.one(Count::EventsLost);
+        }
+    }
+
+    fn add_event(&mut self, event: &Event) -> Result<(), GroupFull> {
+        let (topic, id, time_ms, tenant, device, payload) = match event {
+            Event::Lifecycle(event) => {
+                let payload = self.encoder.lifecycle(event);
+                (Topic::Lifecycle, &event.event_id, event.time_unix_ms, &event.tenant, &event.device, payload)
+            }
+            Event::Security(event) => {
+                let payload = self.encoder.security(event);
+                (Topic::Security, &event.event_id, event.time_unix_ms, &event.tenant, &event.device, payload)
+            }
+        };
+        // Unknown devices share one key, and no byte of theirs is in it.
+        let (key, source) = if device.is_empty() {
+            ("unknown".to_owned(), "edge".to_owned())
+        } else {
+            (format!("{tenant}/{device}"), format!("tenants/{tenant}/devices/{device}"))
+        };
+        let bytes = key.len() + source.len() + id.len() + payload.len();
+        let record =
+            EventRecord { topic, key: key.as_bytes(), id, source: &source, time_ms, payload: &payload };
+        let open = self.room_for(bytes)?;
+        open.group.push_event(&record, NOBODY)?;
+        open.bytes += bytes;
+        Ok(())
+    }
+
+    /// The open group if it has room for that many bytes, or a new one.
+    fn room_for(&mut self, bytes: usize) -> Result<&mut Filling, GroupFull> {
+        let (max_records, max_bytes) = (self.max_records, self.max_bytes);
+        let has_room =
+            |filling: &Filling| filling.group.len() < max_records && filling.bytes + bytes <= max_bytes;
+        if !self.open.as_ref().is_some_and(has_room) {
+            let next = self.free.pop().ok_or(GroupFull)?;
+            if let Some(full) = self.open.replace(next) {
+                self.full.push_back(full);
+            }
+        }
+        self.open.as_mut().ok_or(GroupFull)
+    }
+
+    /// Hands over what the writer takes; the rest grows on.
+    pub(crate) fn submit(&mut self, counts: &Counts) {
+        while let Some(event) = self.events.pop_front() {
+            if self.add_event(&event).is_err() {
+                self.events.push_front(event);
+                break;
+            }
+            counts.one(Count::EventsWritten);
+        }
+        while let Some(filling) = self.full.pop_front() {
+            if let Err(filling) = self.hand_over(filling) {
+                self.full.push_front(filling);
+                return;
+            }
+        }
+        if let Some(filling) = self.open.take_if(|open| !open.group.is_empty())
+            && let Err(filling) = self.hand_over(filling)
+        {
+            self.open = Some(filling);
+        }
+    }
+
+    fn hand_over(&mut self, filling: Filling) -> Result<(), Filling> {
+        let Filling { group, messages, bytes } = filling;
+        match self.writer.try_submit(group) {
+            Ok(()) => {
+                self.under_way.push_back((messages, bytes));
+                Ok(())
+            }
+            Err(group) => Err(Filling { group, messages, bytes }),
+        }
+    }
+
+    /// Joins a group that came back with its messages; the writer keeps the order.
+    pub(crate) fn take_back(&mut self, group: Settled) -> Batch {
+        let (messages, bytes) = self.under_way.pop_front().unwrap_or_default();
+        Batch(Filling { group, messages, bytes })
+    }
+
+    pub(crate) fn reuse(&mut self, batch: Batch) {
+        let Batch(mut filling) = batch;
+        filling.group.clear();
+        filling.messages.clear();
+        filling.bytes = 0;
+        self.free.push(filling);
+    }
+
+    /// Whether nothing is on its way and nothing waits.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.under_way.is_empty()
+            && self.full.is_empty()
+            && self.events.is_empty()
+            && self.open.as_ref().is_none_or(|open| open.group.is_empty())
+    }
+
+    /// Ends the writer; gives the number of records whose outcome nobody knows.
+    pub(crate) fn shutdown(self, within: std::time::Duration) -> usize {
+        let waiting = self.full.iter().chain(&self.open).map(|filling| filling.group.len()).sum::<usize>();
+        waiting + self.writer.shutdown(within)
+    }
+}

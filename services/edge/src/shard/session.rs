@@ -1,0 +1,34 @@
+use std::net::SocketAddr;
+
+use sluice_proto::events::v1::CloseReason;
+use sluice_types::DeviceId;
+use usmp::{Instant, SessionId};
+
+/// What the edge knows about a session beside its protocol state.
+#[derive(Debug, Clone)]
+pub(crate) struct Session {
+    pub(crate) id: SessionId,
+    pub(crate) peer: SocketAddr,
+    pub(crate) device: DeviceId,
+    pub(crate) tcp: bool,
+    /// Whether a sealed frame of it was authentic.
+    pub(crate) established: bool,
+    /// Number of its tenant in this shard.
+    pub(crate) tenant: u32,
+    pub(crate) key_epoch: u32,
+    pub(crate) serial: u32,
+    pub(crate) opened: Instant,
+    /// Messages committed.
+    pub(crate) messages: u64,
+}
+
+/// What the machine's reason is called in events.
+pub(crate) const fn close_reason(reason: usmp::server::CloseReason) -> CloseReason {
+    use usmp::server::CloseReason as Machine;
+    match reason {
+        Machine::Bye => CloseReason::Bye,
+        Machine::Idle => CloseReason::Idle,
+        Machine::SequenceExhausted => CloseReason::Limit,
+        _ => CloseReason::Protocol,
+    }
+}

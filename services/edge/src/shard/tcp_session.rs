@@ -1,0 +1,163 @@
+//! PACKET PATH: no lock, no allocation per record, no log, no await.
+//!
+//! A session over TCP: the protocol's machine and what the edge does with what it gives.
+
+use sluice_proto::events::v1::CloseReason;
+use usmp::Instant;
+use usmp::crypto::Provider;
+use usmp::server::{DropReason, MAX_MESSAGE_WIRE, TcpReceived, TcpSession};
+use usmp::wire::MAX_FRAME;
+
+use super::core::Core;
+use super::records::Message;
+use super::session::{Session, close_reason};
+use crate::counts::Count;
+use crate::events::Change;
+use crate::link::{SendError, ToFleet};
+use crate::security::Named;
+use crate::stream::Stream;
+
+pub(crate) enum Outcome {
+    NeedMore,
+    Consumed(usize),
+    /// Nothing was consumed, for no buffer is free.
+    NoBuffer,
+    Closed(CloseReason),
+}
+
+pub(crate) struct Live<P: Provider> {
+    machine: TcpSession<P>,
+    session: Session,
+    looked_up: Instant,
+}
+
+impl<P: Provider> Live<P> {
+    pub(crate) const fn new(machine: TcpSession<P>, session: Session, looked_up: Instant) -> Self {
+        Self { machine, session, looked_up }
+    }
+
+    pub(crate) fn announce_birth(&self, core: &mut Core, at: u32) {
+        core.counts.one(Count::SessionsOpenedTcp);
+        let session = core.session_ref(true, at, self.session.serial);
+        core.fleet.tell(ToFleet::Born { session, device: self.session.device, looked_up: self.looked_up });
+    }
+
+    /// Takes the frame at the start of `bytes`.
+    pub(crate) fn receive(
+        &mut self,
+        core: &mut Core,
+        at: u32,
+        stream: &mut Stream,
+        bytes: &mut [u8],
+    ) -> Result<Outcome, DropReason> {
+        let session = core.session_ref(true, at, self.session.serial);
+        let received = self.machine.receive(core.now, bytes, &mut core.buffers);
+        let consumed = match received {
+            Ok(TcpReceived::NeedMore(_)) => return Ok(Outcome::NeedMore),
+            // All are lent; what was read waits until one is free.
+            Err(DropReason::NoBuffer) => return Ok(Outcome::NoBuffer),
+            Err(reason) => return Err(reason),
+            Ok(TcpReceived::Control { consumed } | TcpReceived::Rekeyed { consumed, .. }) => consumed,
+            Ok(TcpReceived::Bye { .. }) => return Ok(Outcome::Closed(CloseReason::Bye)),
+            Ok(TcpReceived::Message { consumed, token, payload }) => {
+                let tenant = core.tenants.name(self.session.tenant).map_or("", |tenant| tenant.as_str());
+                let message = Message { session, token, source: None };
+                // Room was asked for before the bytes were read.
+                let added = core.records.message(core.wall, &self.session, tenant, message, payload);
+                core.counts.one(if added.is_ok() { Count::MessagesReceived } else { Count::DroppedBehind });
+                consumed
+            }
+        };
+        if self.machine.poll_established() {
+            self.establish(core, at);
+        }
+        match self.transmit(core.now, stream) {
+            Ok(()) => Ok(Outcome::Consumed(consumed)),
+            Err(()) => Ok(Outcome::Closed(CloseReason::Disconnected)),
+        }
+    }
+
+    fn establish(&mut self, core: &mut Core, at: u32) {
+        self.session.established = true;
+        core.announce(&self.session, Change::Opened);
+        let session = core.session_ref(true, at, self.session.serial);
+        core.fleet.tell(ToFleet::Established { session, device: self.session.device });
+    }
+
+    fn transmit(&mut self, now: Instant, stream: &mut Stream) -> Result<(), ()> {
+        let mut frame = [0; MAX_FRAME];
+        while let Some(length) = self.machine.poll_transmit(&mut frame) {
+            stream.write(now, frame.get(..length).unwrap_or_default()).map_err(drop)?;
+        }
+        Ok(())
+    }
+
+    pub(crate) fn send(
+        &mut self,
+        core: &mut Core,
+        stream: &mut Stream,
+        payload: &[u8],
+    ) -> Result<(), SendError> {
+        core.counts.one(Count::DownlinkAccepted);
+        // A message is never behind another one's bytes that the peer does not take.
+        if !stream.is_drained() {
+            return Err(SendError::Busy);
+        }
+        let mut frames = [0; MAX_MESSAGE_WIRE];
+        match self.machine.send(payload, &mut frames) {
+            Ok(length) => stream
+                .write(core.now, frames.get(..length).unwrap_or_default())
+                .map_err(|_| SendError::SessionEnded),
+            Err(usmp::server::SendError::TooLong) => Err(SendError::TooLong),
+            Err(usmp::server::SendError::Busy) => Err(SendError::Busy),
+            Err(_) => Err(SendError::SessionEnded),
+        }
+    }
+
+    /// Says BYE, as far as the peer takes it.
+    pub(crate) fn farewell(&mut self, core: &Core, stream: &mut Stream) {
+        let mut frame = [0; MAX_FRAME];
+        if let Ok(length) = self.machine.say_bye(&mut frame) {
+            let _closed_in_any_case = stream.write(core.now, frame.get(..length).unwrap_or_default());
+        }
+    }
+
+    pub(crate) fn handle_timeout(&mut self, core: &Core, stream: &mut Stream) -> Option<CloseReason> {
+        self.machine.handle_timeout(core.now);
+        if let Some(reason) = self.machine.closed() {
+            return Some(if self.session.established {
+                close_reason(reason)
+            } else {
+                CloseReason::NeverEstablished
+            });
+        }
+        self.transmit(core.now, stream).err().map(|()| CloseReason::Disconnected)
+    }
+
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        self.machine.poll_timeout()
+    }
+
+    pub(crate) fn pause(&mut self, since: Instant) {
+        self.machine.pause(since);
+    }
+
+    pub(crate) fn resume(&mut self, now: Instant) {
+        self.machine.resume(now);
+    }
+
+    pub(crate) const fn named(&self) -> Named {
+        Named { device: self.session.device, tenant: self.session.tenant }
+    }
+
+    pub(crate) const fn count_committed(&mut self) {
+        self.session.messages += 1;
+    }
+
+    /// Gives back what the session held and tells everybody.
+    pub(crate) fn ended(mut self, core: &mut Core, at: u32, reason: CloseReason) {
+        self.machine.release(&mut core.buffers);
+        core.counts.one(Count::SessionsClosedTcp);
+        core.session_ended(&self.session, at, reason);
+    }
+}

@@ -1,0 +1,300 @@
+//! PACKET PATH: no lock, no log, no await; allocation only where a table grows or a handshake begins.
+//!
+//! What arrives by UDP: looked at, then to its handshake, its session, or the shard that owns it.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::mpsc::{SyncSender, TrySendError};
+
+use mio::Waker;
+use mio::net::UdpSocket;
+use sluice_proto::events::v1::{CloseReason, SecurityReason, Transport};
+use usmp::Instant;
+use usmp::crypto::Provider;
+use usmp::server::DropReason;
+use usmp::server::demux::{Datagram, classify};
+use usmp::wire::FrameType;
+
+use super::core::Core;
+use super::keys::Keys;
+use super::records::Message;
+use super::routes::Routes;
+use super::udp_handshakes::{Accepted, Cookies, UdpHandshakes};
+use super::udp_sessions::UdpSessions;
+use crate::counts::{Count, drop_count};
+use crate::link::{Relayed, SendReply, SessionRef};
+use crate::udp_io::{Inbound, Outbound, SLOT};
+
+/// Batches received per turn; then handshakes, connections and commits have their turn.
+const BATCHES_PER_TURN: usize = 8;
+
+/// How another shard is handed a datagram.
+#[derive(Debug, Clone)]
+pub(crate) struct PeerShard {
+    pub(crate) datagrams: SyncSender<Relayed>,
+    pub(crate) waker: Arc<Waker>,
+}
+
+pub(crate) struct Udp<P: Provider> {
+    socket: UdpSocket,
+    readable: bool,
+    inbound: Box<Inbound>,
+    out: Outbound,
+    handshakes: UdpHandshakes<P>,
+    sessions: UdpSessions<P>,
+    accepted: Vec<Accepted<P>>,
+    peers: Vec<PeerShard>,
+    routes: Routes,
+}
+
+impl<P: Provider> Udp<P> {
+    pub(crate) fn new(
+        core: &Core,
+        socket: UdpSocket,
+        cookies: Cookies,
+        peers: Vec<PeerShard>,
+    ) -> io::Result<Self> {
+        Ok(Self {
+            out: Outbound::new(&socket)?,
+            socket,
+            readable: true,
+            inbound: Box::new(Inbound::new()),
+            handshakes: UdpHandshakes::new(&core.config, cookies),
+            sessions: UdpSessions::new(core),
+            accepted: Vec::new(),
+            peers,
+            routes: Routes::new(),
+        })
+    }
+
+    pub(crate) const fn mark_readable(&mut self) {
+        self.readable = true;
+    }
+
+    pub(crate) fn turn(&mut self, core: &mut Core) {
+        for _ in 0..BATCHES_PER_TURN {
+            if !self.readable {
+                break;
+            }
+            let count = match self.inbound.receive(&self.socket) {
+                Ok(0) => {
+                    self.readable = false;
+                    break;
+                }
+                Ok(count) => count,
+                // An ICMP error of some peer; the next call reads on.
+                Err(_) => continue,
+            };
+            core.counts.add(Count::DatagramsReceived, count as u64);
+            let has_room = core.has_room();
+            for index in 0..count {
+                let (source, datagram) = self.inbound.datagram(index);
+                let mut taken = Taken {
+                    out: &mut self.out,
+                    handshakes: &mut self.handshakes,
+                    sessions: &mut self.sessions,
+                    accepted: &mut self.accepted,
+                };
+                if let Some(slot) = taken.datagram(core, source, datagram, has_room, &mut self.routes) {
+                    relay(core, &self.peers, slot, source, datagram);
+                }
+            }
+        }
+        self.handshakes.turn(core, &mut self.out, &mut self.accepted);
+        self.open_accepted(core);
+        self.sessions.turn(core, &mut self.out, &mut self.handshakes);
+    }
+
+    /// Takes a datagram that another shard received for us.
+    pub(crate) fn relayed(&mut self, core: &mut Core, relayed: &mut Relayed) {
+        let has_room = core.has_room();
+        let length = usize::from(relayed.length).min(SLOT);
+        let mut taken = Taken {
+            out: &mut self.out,
+            handshakes: &mut self.handshakes,
+            sessions: &mut self.sessions,
+            accepted: &mut self.accepted,
+        };
+        let datagram = &mut relayed.bytes[..length];
+        let parsed = classify(datagram);
+        taken.own(core, relayed.source, datagram, parsed, has_room);
+    }
+
+    fn open_accepted(&mut self, core: &mut Core) {
+        open(core, &mut self.accepted, &mut self.handshakes, &mut self.sessions);
+    }
+
+    pub(crate) fn keys(&mut self, core: &mut Core, handshake: SessionRef, keys: Keys) {
+        let accepted = self.handshakes.keys(core, &mut self.out, handshake.index, handshake.serial, keys);
+        self.accepted.extend(accepted);
+        self.open_accepted(core);
+    }
+
+    pub(crate) fn settled(&mut self, message: &Message, committed: bool) {
+        self.sessions.settled(&mut self.out, message, committed);
+    }
+
+    pub(crate) fn close(&mut self, core: &mut Core, session: SessionRef, reason: CloseReason) {
+        self.sessions.close(core, &mut self.out, &mut self.handshakes, session, reason);
+    }
+
+    pub(crate) fn send(&mut self, core: &mut Core, session: SessionRef, payload: Box<[u8]>, done: SendReply) {
+        self.sessions.send(core, &mut self.out, session, payload, done);
+    }
+
+    pub(crate) fn stop_accepting(&mut self, core: &mut Core) {
+        self.handshakes.end_all(core);
+    }
+
+    pub(crate) fn close_all(&mut self, core: &mut Core, reason: CloseReason) {
+        self.sessions.close_all(core, &mut self.out, &mut self.handshakes, reason);
+    }
+
+    /// Ends what has not acknowledged its farewell.
+    pub(crate) fn end_all(&mut self, core: &mut Core) {
+        self.sessions.end_all(core, &mut self.handshakes);
+    }
+
+    pub(crate) fn is_silent(&self) -> bool {
+        self.sessions.is_silent()
+    }
+
+    pub(crate) fn flush(&mut self, core: &Core) {
+        self.out.flush();
+        core.counts.add(Count::DatagramsUnsent, std::mem::take(&mut self.out.unsent));
+    }
+
+    pub(crate) fn has_work(&self) -> bool {
+        self.readable || self.handshakes.is_behind()
+    }
+
+    pub(crate) fn next(&self) -> Option<Instant> {
+        [self.handshakes.next(), self.sessions.next()].into_iter().flatten().min()
+    }
+}
+
+/// The parts that a datagram may concern.
+struct Taken<'a, P: Provider> {
+    out: &'a mut Outbound,
+    handshakes: &'a mut UdpHandshakes<P>,
+    sessions: &'a mut UdpSessions<P>,
+    accepted: &'a mut Vec<Accepted<P>>,
+}
+
+impl<P: Provider> Taken<'_, P> {
+    /// Acts upon a datagram, or names the shard that is to.
+    fn datagram(
+        &mut self,
+        core: &mut Core,
+        source: SocketAddr,
+        datagram: &mut [u8],
+        has_room: bool,
+        routes: &mut Routes,
+    ) -> Option<u16> {
+        let parsed = classify(datagram);
+        match parsed {
+            Ok(Datagram::Sealed { prefix, .. }) if !self.sessions.knows(prefix) => {
+                match core.ids.slot::<P>(prefix) {
+                    Some(slot) if slot != core.shard => {
+                        routes.remember(core.now, source, slot);
+                        return Some(slot);
+                    }
+                    Some(_) => core.counts.one(Count::DroppedUnknownSession),
+                    None => core.counts.one(Count::DroppedForgedSession),
+                }
+                None
+            }
+            Ok(Datagram::Utack(utack)) if utack.mac.is_some() && !self.sessions.hears(source) => {
+                let slot = routes.find(core.now, source);
+                if slot.is_none() {
+                    core.counts.one(Count::DroppedUtack);
+                }
+                slot
+            }
+            _ => {
+                self.own(core, source, datagram, parsed, has_room);
+                None
+            }
+        }
+    }
+
+    /// Acts upon a datagram of this shard.
+    fn own(
+        &mut self,
+        core: &mut Core,
+        source: SocketAddr,
+        datagram: &mut [u8],
+        parsed: Result<Datagram, DropReason>,
+        has_room: bool,
+    ) {
+        match parsed {
+            Err(reason) => {
+                core.counts.one(drop_count(reason));
+                if reason == DropReason::Version {
+                    core.refuse(SecurityReason::Version, None, Transport::Udp);
+                }
+            }
+            Ok(Datagram::Hello(hello)) => self.handshakes.hello(core, self.out, source, &hello),
+            Ok(Datagram::HelloAck(ack)) => {
+                if let Some(accepted) = self.handshakes.hello_ack(core, self.out, source, &ack) {
+                    self.accepted.push(accepted);
+                    // The device may speak in the very next datagram.
+                    open(core, self.accepted, self.handshakes, self.sessions);
+                }
+            }
+            Ok(Datagram::Utack(utack)) => {
+                if utack.frame_type.is_handshake() {
+                    if let Some(at) = self.handshakes.utack(core, source, &utack) {
+                        self.sessions.session_ok_arrived(core, at);
+                    }
+                } else {
+                    self.sessions.utack(core, self.out, self.handshakes, source, &utack);
+                }
+            }
+            Ok(Datagram::Sealed { prefix, frame_type, .. }) => {
+                // What has no room is as if it had never arrived: the device sends it again.
+                if !has_room && matches!(frame_type, FrameType::Data | FrameType::DataFrag) {
+                    return core.counts.one(Count::DroppedBehind);
+                }
+                self.sessions.sealed(core, self.out, self.handshakes, source, prefix, datagram);
+            }
+        }
+    }
+}
+
+/// Opens a session beside each handshake whose proof was right.
+fn open<P: Provider>(
+    core: &mut Core,
+    accepted: &mut Vec<Accepted<P>>,
+    handshakes: &mut UdpHandshakes<P>,
+    sessions: &mut UdpSessions<P>,
+) {
+    while let Some(accepted) = accepted.pop() {
+        let handshake = accepted.handshake;
+        match sessions.open(core, accepted) {
+            Some(at) => handshakes.attach(handshake, at),
+            None => handshakes.done(core, handshake),
+        }
+    }
+}
+
+fn relay(core: &Core, peers: &[PeerShard], slot: u16, source: SocketAddr, datagram: &[u8]) {
+    let Some(peer) = peers.get(usize::from(slot)) else {
+        return core.counts.one(Count::DroppedForgedSession);
+    };
+    let mut relayed = Relayed { source, length: datagram.len() as u16, bytes: [0; SLOT] };
+    if let Some(room) = relayed.bytes.get_mut(..datagram.len()) {
+        room.copy_from_slice(datagram);
+    }
+    match peer.datagrams.try_send(relayed) {
+        Ok(()) => {
+            core.counts.one(Count::DatagramsRelayed);
+            // It looks at its queue once a second in any case.
+            let _ = peer.waker.wake();
+        }
+        Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => {
+            core.counts.one(Count::DroppedRelayFull);
+        }
+    }
+}

@@ -1,0 +1,498 @@
+//! Handshakes over UDP: apart from the sessions, in a table and within a budget of their own.
+//!
+//! Nothing is kept of a stranger before its cookie is back, but a place in a fixed ring. No X25519 happens before that either.
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use sluice_proto::events::v1::{SecurityReason, Transport};
+use sluice_store::HandshakeKeys;
+use usmp::crypto::Provider;
+use usmp::server::{AckOutcome, HelloOutcome, RetryRing, UdpHandshake, UdpSession};
+use usmp::wire::{FrameType, Hello, HelloAck, HelloRetry, Utack};
+use usmp::{CookieSecrets, Instant, SessionId};
+
+use super::core::{Core, address_bytes, random, random_secret};
+use super::keys::Keys;
+use crate::admission::{Room, Shares};
+use crate::config::EdgeConfig;
+use crate::counts::Count;
+use crate::security::Named;
+use crate::table::{Index, Slab};
+use crate::timers::Timers;
+use crate::udp_io::Outbound;
+
+/// Places of the ring of HELLO_RETRYs that may be sent again.
+const RETRY_PLACES: usize = 256;
+
+/// Bytes of a HELLO_RETRY frame.
+const RETRY_FRAME: usize = 28;
+
+/// HELLOs and proofs that wait for the X25519 budget of the next turns. When full, a HELLO is dropped without UTACK, so that the
+/// device sends it again.
+const WAITING: usize = 512;
+
+/// Cookies issued under one secret, in seconds; the one before is still accepted.
+const COOKIE_ROTATION_S: u64 = 3600;
+
+struct Pending<P: Provider> {
+    machine: UdpHandshake<P>,
+    address: SocketAddr,
+    serial: u32,
+    started: Instant,
+    keys: Keys,
+    /// A proof that waits for the keys or for the budget.
+    ack: Option<HelloAck>,
+    /// The session that lives beside, once the proof was right.
+    session: Option<u32>,
+}
+
+/// What a right proof gives.
+pub(crate) struct Accepted<P: Provider> {
+    pub(crate) machine: UdpSession<P, SocketAddr>,
+    pub(crate) id: SessionId,
+    pub(crate) handshake: (u32, u32),
+    pub(crate) device: usmp::DeviceId,
+    pub(crate) tenant: u32,
+    pub(crate) key_epoch: u32,
+    pub(crate) looked_up: Instant,
+    pub(crate) address: SocketAddr,
+}
+
+/// The secrets of cookies, from one master: every shard, and later every pod, comes to the same ones.
+pub(crate) struct Cookies {
+    master: usmp::Secret<32>,
+    secrets: CookieSecrets,
+    period: u64,
+}
+
+impl Cookies {
+    pub(crate) fn new<P: Provider>(master: usmp::Secret<32>, now_unix_s: u64) -> Self {
+        let period = now_unix_s / COOKIE_ROTATION_S;
+        let mut secrets = CookieSecrets::new(derive::<P>(&master, period.saturating_sub(1)));
+        secrets.rotate(derive::<P>(&master, period));
+        Self { master, secrets, period }
+    }
+
+    fn at<P: Provider>(&mut self, now_unix_s: u64) -> &CookieSecrets {
+        let period = now_unix_s / COOKIE_ROTATION_S;
+        if period != self.period {
+            self.period = period;
+            self.secrets.rotate(derive::<P>(&self.master, period));
+        }
+        &self.secrets
+    }
+}
+
+fn derive<P: Provider>(master: &usmp::Secret<32>, period: u64) -> usmp::Secret<32> {
+    usmp::Secret::new(P::hmac_sha256(master.expose(), &[b"sluice cookie secret", &period.to_be_bytes()]))
+}
+
+pub(crate) struct UdpHandshakes<P: Provider> {
+    table: Slab<Pending<P>>,
+    by_address: Index,
+    timers: Timers,
+    shares: Shares,
+    /// Oldest first; entries of ended handshakes are skipped.
+    order: VecDeque<(u32, u32)>,
+    retries: Box<RetryRing<SocketAddr, RETRY_PLACES>>,
+    cookies: Cookies,
+    hellos: VecDeque<(SocketAddr, Hello)>,
+    proofs: VecDeque<(u32, u32)>,
+    unasked: VecDeque<(u32, u32)>,
+    config: usmp::server::HandshakeConfig,
+    session_config: usmp::server::SessionConfig,
+}
+
+impl<P: Provider> UdpHandshakes<P> {
+    pub(crate) fn new(config: &EdgeConfig, cookies: Cookies) -> Self {
+        let places = config.handshake.in_progress_per_shard.get() as usize;
+        Self {
+            table: Slab::new(places),
+            by_address: Index::default(),
+            timers: Timers::default(),
+            shares: Shares::new(places),
+            order: VecDeque::new(),
+            retries: Box::new(RetryRing::new()),
+            cookies,
+            hellos: VecDeque::with_capacity(WAITING),
+            proofs: VecDeque::with_capacity(WAITING),
+            unasked: VecDeque::new(),
+            config: usmp::server::HandshakeConfig {
+                timeout: config.handshake.timeout,
+                step_timeout: config.handshake.tcp_step_timeout,
+            },
+            session_config: usmp::server::SessionConfig {
+                idle_timeout: config.session.udp_idle_timeout,
+                ..usmp::server::SessionConfig::udp()
+            },
+        }
+    }
+
+    /// Takes a HELLO.
+    pub(crate) fn hello(&mut self, core: &mut Core, out: &mut Outbound, source: SocketAddr, hello: &Hello) {
+        let now_unix_s = core.wall.as_millis().max(0) as u64 / 1000;
+        let address = address_bytes(source);
+        let Some(cookie) = hello.cookie else {
+            if !core.accepting {
+                return core.counts.one(Count::DroppedDraining);
+            }
+            // A handshake of this very HELLO is past its cookie: the device wants the UTACK only.
+            if self.find(source).and_then(|at| self.table.get_mut(at)).is_some_and(|pending| {
+                pending.machine.handle_hello(core.now, hello) == HelloOutcome::Duplicate
+            }) {
+                return acknowledge(out, source, FrameType::Hello, hello.seq);
+            }
+            let secrets = self.cookies.at::<P>(now_unix_s);
+            let cookie = secrets.issue::<P>(now_unix_s, &address, hello.device_id, &hello.public_key);
+            acknowledge(out, source, FrameType::Hello, hello.seq);
+            out.push_with(source, |room| HelloRetry { cookie }.emit(0, room).ok());
+            self.retries.push(core.now, source, cookie);
+            return core.counts.one(Count::CookiesIssued);
+        };
+        let secrets = self.cookies.at::<P>(now_unix_s);
+        if !secrets.check::<P>(now_unix_s, &address, hello.device_id, &hello.public_key, &cookie) {
+            core.counts.one(Count::DroppedCookie);
+            return core.refuse(SecurityReason::Cookie, None, Transport::Udp);
+        }
+        // From here on the address is the sender's own.
+        self.retries.cancel(&source);
+        if let Some(at) = self.find(source)
+            && let Some(pending) = self.table.get_mut(at)
+        {
+            match pending.machine.handle_hello(core.now, hello) {
+                HelloOutcome::Duplicate => {
+                    acknowledge(out, source, FrameType::Hello, hello.seq);
+                    return self.transmit(core, out, at);
+                }
+                HelloOutcome::StartOver => self.end(core, at),
+            }
+        }
+        if core.penalties.waits(core.now, source.ip(), hello.device_id) {
+            core.counts.one(Count::DroppedPenalty);
+            return core.refuse(SecurityReason::RateLimited, None, Transport::Udp);
+        }
+        if !core.accepting {
+            return core.counts.one(Count::DroppedDraining);
+        }
+        if core.may_exchange() && self.hellos.is_empty() {
+            self.start(core, out, source, hello);
+        } else if self.hellos.len() < WAITING {
+            self.hellos.push_back((source, *hello));
+        } else {
+            core.counts.one(Count::DroppedNoHandshake);
+        }
+    }
+
+    fn start(&mut self, core: &mut Core, out: &mut Outbound, source: SocketAddr, hello: &Hello) {
+        if let Some(at) = self.find(source)
+            && let Some(pending) = self.table.get_mut(at)
+        {
+            // A copy waited as well.
+            if pending.machine.handle_hello(core.now, hello) == HelloOutcome::Duplicate {
+                return acknowledge(out, source, FrameType::Hello, hello.seq);
+            }
+            self.end(core, at);
+        }
+        match self.shares.room(source.ip()) {
+            Room::Free => {}
+            Room::OwnOldest => self.evict(core, Some(source)),
+            Room::Oldest => self.evict(core, None),
+        }
+        let (Some(private), Some(nonce), Some([seed])) = (random_secret(), random(), random_u32()) else {
+            return core.counts.one(Count::DroppedNoHandshake);
+        };
+        core.take_exchange();
+        let serial = core.next_serial();
+        let pending = Pending {
+            machine: UdpHandshake::start(core.now, hello, private, nonce, seed, &self.config),
+            address: source,
+            serial,
+            started: core.now,
+            keys: Keys::Waiting,
+            ack: None,
+            session: None,
+        };
+        let Ok(at) = self.table.insert(pending) else {
+            return core.counts.one(Count::DroppedNoHandshake);
+        };
+        let table = &self.table;
+        self.by_address.insert(&source, at, |other| table.get(other).map(|pending| pending.address));
+        self.shares.enter(source.ip());
+        self.order.push_back((at, serial));
+        core.counts.one(Count::HandshakesUdp);
+        acknowledge(out, source, FrameType::Hello, hello.seq);
+        self.ask_keys(core, at);
+        self.transmit(core, out, at);
+    }
+
+    fn ask_keys(&mut self, core: &Core, at: u32) {
+        let Some(pending) = self.table.get_mut(at) else { return };
+        let device = sluice_types::DeviceId::from_bytes(pending.machine.device_id().0);
+        let handshake = core.session_ref(false, at, pending.serial);
+        if core.lookups.try_start(handshake, device) {
+            pending.keys = Keys::Asked;
+        } else {
+            self.unasked.push_back((at, pending.serial));
+        }
+    }
+
+    /// Takes a HELLO_ACK.
+    pub(crate) fn hello_ack(
+        &mut self,
+        core: &mut Core,
+        out: &mut Outbound,
+        source: SocketAddr,
+        ack: &HelloAck,
+    ) -> Option<Accepted<P>> {
+        let Some(at) = self.find(source) else {
+            core.counts.one(Count::DroppedUnexpected);
+            return None;
+        };
+        let pending = self.table.get_mut(at)?;
+        if pending.machine.is_confirming() {
+            if let Ok(AckOutcome::Repeated) = pending.machine.handle_hello_ack(core.now, ack, &[]) {
+                acknowledge(out, source, FrameType::HelloAck, ack.seq);
+                self.transmit(core, out, at);
+            } else {
+                core.counts.one(Count::DroppedProof);
+            }
+            return None;
+        }
+        // One may wait: the last one is as good as any, and a wrong one cannot keep the right one out for long.
+        pending.ack = Some(*ack);
+        self.prove(core, out, at)
+    }
+
+    /// The keys of a handshake have come.
+    pub(crate) fn keys(
+        &mut self,
+        core: &mut Core,
+        out: &mut Outbound,
+        at: u32,
+        serial: u32,
+        keys: Keys,
+    ) -> Option<Accepted<P>> {
+        let pending = self.table.get_mut(at).filter(|pending| pending.serial == serial)?;
+        if matches!(keys, Keys::Unavailable) {
+            core.counts.one(Count::KeyLookupsFailed);
+            // Asked again when the device sends its proof again; live sessions are not affected.
+            pending.keys = Keys::Unavailable;
+            return None;
+        }
+        pending.keys = keys;
+        self.prove(core, out, at)
+    }
+
+    fn prove(&mut self, core: &mut Core, out: &mut Outbound, at: u32) -> Option<Accepted<P>> {
+        let pending = self.table.get_mut(at)?;
+        let ack = pending.ack?;
+        if matches!(pending.keys, Keys::Unavailable) {
+            pending.keys = Keys::Waiting;
+            self.ask_keys(core, at);
+            return None;
+        }
+        if !pending.keys.is_ready() {
+            return None;
+        }
+        let device = pending.machine.device_id();
+        let (address, serial, started) = (pending.address, pending.serial, pending.started);
+        let decoy = Arc::clone(&core.decoy);
+        let candidates = pending.keys.candidates(&decoy);
+        let Ok(AckOutcome::Proved(proof)) =
+            pending.machine.handle_hello_ack(core.now, &ack, candidates.as_slice())
+        else {
+            pending.ack = None;
+            let (reason, tenant) = pending.keys.failure();
+            core.refuse_proof(device, address.ip(), (reason, tenant.cloned()), Transport::Udp);
+            return None;
+        };
+        let keys = pending.keys.known()?;
+        if !core.may_exchange() {
+            if self.proofs.len() < WAITING {
+                self.proofs.push_back((at, serial));
+            } else {
+                // Without UTACK the device sends it again.
+                pending.ack = None;
+            }
+            return None;
+        }
+        let key_epoch = key_epoch(keys, proof.key_index());
+        let tenant = core.tenants.number(&keys.tenant);
+        let id = core.mint::<P>()?;
+        if !core.take_session_place() {
+            core.counts.one(Count::DroppedNoSession);
+            pending.ack = None;
+            return None;
+        }
+        core.take_exchange();
+        pending.ack = None;
+        match pending.machine.accept(core.now, proof, id, address, &self.session_config) {
+            Ok(machine) => {
+                core.penalties.succeeded(address.ip(), device);
+                acknowledge(out, address, FrameType::HelloAck, ack.seq);
+                self.transmit(core, out, at);
+                let handshake = (at, serial);
+                let looked_up = started;
+                Some(Accepted { machine, id, handshake, device, tenant, key_epoch, looked_up, address })
+            }
+            Err(_) => {
+                core.give_back_session_place();
+                core.counts.one(Count::DroppedLowOrder);
+                self.end(core, at);
+                let named = Named { device: sluice_types::DeviceId::from_bytes(device.0), tenant };
+                core.refuse(SecurityReason::LowOrderKey, Some(named), Transport::Udp);
+                None
+            }
+        }
+    }
+
+    /// Notes the session that lives beside the handshake.
+    pub(crate) fn attach(&mut self, handshake: (u32, u32), session: u32) {
+        let (at, serial) = handshake;
+        if let Some(pending) = self.table.get_mut(at).filter(|pending| pending.serial == serial) {
+            pending.session = Some(session);
+        }
+    }
+
+    /// Takes a UTACK that may be for a handshake; gives the session that is to know that SESSION_OK arrived.
+    pub(crate) fn utack(&mut self, core: &mut Core, source: SocketAddr, utack: &Utack) -> Option<u32> {
+        if self.retries.handle_utack(&source, utack) {
+            return None;
+        }
+        let pending = self.find(source).and_then(|at| self.table.get_mut(at));
+        match pending.map(|pending| (pending.machine.handle_utack(core.now, utack), pending.session)) {
+            Some((Ok(true), session)) => session,
+            Some((Ok(false), _)) => None,
+            Some((Err(_), _)) | None => {
+                core.counts.one(Count::DroppedUtack);
+                None
+            }
+        }
+    }
+
+    /// The session is established or gone: SESSION_OK need not be repeated.
+    pub(crate) fn done(&mut self, core: &Core, handshake: (u32, u32)) {
+        let (at, serial) = handshake;
+        if self.table.get(at).is_some_and(|pending| pending.serial == serial) {
+            self.end(core, at);
+        }
+    }
+
+    /// Does what waited for the budget of this turn, and what time brings.
+    pub(crate) fn turn(&mut self, core: &mut Core, out: &mut Outbound, accepted: &mut Vec<Accepted<P>>) {
+        // Proofs first: they are further on, and the peer has shown a key.
+        while core.may_exchange()
+            && let Some((at, serial)) = self.proofs.pop_front()
+        {
+            if self.table.get(at).is_some_and(|pending| pending.serial == serial) {
+                accepted.extend(self.prove(core, out, at));
+            }
+        }
+        while core.may_exchange()
+            && let Some((source, hello)) = self.hellos.pop_front()
+        {
+            self.start(core, out, source, &hello);
+        }
+        while let Some(&(at, serial)) = self.unasked.front() {
+            if self.table.get(at).is_some_and(|pending| pending.serial == serial) {
+                let before = self.unasked.len();
+                self.ask_keys(core, at);
+                if self.unasked.len() > before {
+                    self.unasked.pop_back();
+                    break;
+                }
+            }
+            self.unasked.pop_front();
+        }
+        while let Some(at) = self.timers.pop_due(core.now) {
+            let Some(pending) = self.table.get_mut(at) else { continue };
+            pending.machine.handle_timeout(core.now);
+            if pending.machine.is_over() {
+                if pending.session.is_none() {
+                    core.counts.one(Count::DroppedHandshakeTimeout);
+                    core.refuse(SecurityReason::HandshakeTimeout, None, Transport::Udp);
+                }
+                self.end(core, at);
+            } else {
+                self.transmit(core, out, at);
+            }
+        }
+        let mut retry = [0; RETRY_FRAME];
+        while let Some((length, target)) = self.retries.poll_transmit(core.now, &mut retry) {
+            out.push(target, retry.get(..length).unwrap_or_default());
+        }
+    }
+
+    /// Whether something waits for the budget of the next turn.
+    pub(crate) fn is_behind(&self) -> bool {
+        !self.hellos.is_empty() || !self.proofs.is_empty()
+    }
+
+    pub(crate) fn next(&self) -> Option<Instant> {
+        [self.timers.next(), self.retries.poll_timeout()].into_iter().flatten().min()
+    }
+
+    /// Ends all: the edge is draining.
+    pub(crate) fn end_all(&mut self, core: &Core) {
+        let open: Vec<u32> = self.table.indices().collect();
+        for at in open {
+            self.end(core, at);
+        }
+        self.hellos.clear();
+    }
+
+    fn find(&self, address: SocketAddr) -> Option<u32> {
+        self.by_address.find(&address, |at| self.table.get(at).map(|pending| pending.address))
+    }
+
+    fn transmit(&mut self, core: &Core, out: &mut Outbound, at: u32) {
+        let Some(pending) = self.table.get_mut(at) else { return };
+        while out.push_with(pending.address, |room| pending.machine.poll_transmit(core.now, room)) {}
+        if let Some(when) = pending.machine.poll_timeout() {
+            self.timers.ensure(at, when);
+        }
+    }
+
+    fn end(&mut self, core: &Core, at: u32) {
+        let Some(pending) = self.table.get(at) else { return };
+        let address = pending.address;
+        self.by_address.remove(&address, at);
+        self.shares.leave(address.ip());
+        self.timers.cancel(at);
+        self.table.remove(at);
+        core.counts.one(Count::HandshakesEndedUdp);
+        if self.table.len() == 0 {
+            self.order.clear();
+        }
+    }
+
+    /// Makes room at the cost of the oldest handshake, of that network only if one is named.
+    fn evict(&mut self, core: &Core, network_of: Option<SocketAddr>) {
+        let own = network_of.map(|address| crate::admission::network(address.ip()));
+        let (table, order) = (&self.table, &mut self.order);
+        order.retain(|&(at, serial)| table.get(at).is_some_and(|pending| pending.serial == serial));
+        let oldest = order.iter().copied().find(|&(at, _)| {
+            let network = table.get(at).map(|pending| crate::admission::network(pending.address.ip()));
+            own.is_none() || own == network
+        });
+        if let Some((at, _)) = oldest {
+            core.counts.one(Count::DroppedEvicted);
+            self.end(core, at);
+        }
+    }
+}
+
+fn random_u32() -> Option<[u32; 1]> {
+    random().map(|bytes| [u32::from_le_bytes(bytes)])
+}
+
+/// The number of the key that fitted; keys stand newest first.
+fn key_epoch(keys: &HandshakeKeys, index: usize) -> u32 {
+    keys.psks.get(index).map_or(0, |(epoch, _)| epoch.0)
+}
+
+fn acknowledge(out: &mut Outbound, target: SocketAddr, frame_type: FrameType, seq: u32) {
+    out.push(target, &Utack::plain(frame_type, seq).emit());
+}

@@ -1,0 +1,500 @@
+//! PACKET PATH: no lock, no log, no await; allocation only where a table grows or a message goes to a device.
+//!
+//! Sessions over UDP: found by the visible half of their id, or by address for UTACKs.
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+
+use sluice_proto::events::v1::{CloseReason, SecurityReason, Transport};
+use usmp::Instant;
+use usmp::crypto::Provider;
+use usmp::server::{DropReason, Lingering, Received, SessionEvent, UdpSession};
+use usmp::wire::Utack;
+
+use super::core::Core;
+use super::records::Message;
+use super::session::{Session, close_reason};
+use super::udp_handshakes::{Accepted, UdpHandshakes};
+use crate::counts::{Count, Counts, drop_count};
+use crate::events::Change;
+use crate::link::{SendError, SendReply, SessionRef, ToFleet};
+use crate::security::Named;
+use crate::table::{Index, Slab};
+use crate::timers::Timers;
+use crate::udp_io::Outbound;
+
+/// Messages that wait for one device while another is on its way to it.
+const WAITING_PER_DEVICE: usize = 16;
+
+struct Live<P: Provider> {
+    machine: UdpSession<P, SocketAddr>,
+    session: Session,
+    /// The handshake that repeats SESSION_OK until the session is established.
+    handshake: Option<(u32, u32)>,
+    downlink: Option<Box<Downlink>>,
+    /// The address that may become the session's next one, as the table knows it.
+    candidate: Option<SocketAddr>,
+    moves: u32,
+    /// BYE was sent; what is awaited is its UTACK.
+    farewell: Option<CloseReason>,
+}
+
+/// Messages to one device: the one on its way, and those behind it.
+#[derive(Default)]
+struct Downlink {
+    current: Option<(Box<[u8]>, SendReply)>,
+    waiting: VecDeque<(Box<[u8]>, SendReply)>,
+}
+
+impl<P: Provider> Live<P> {
+    /// Starts the next message that waits, if none is on its way. Gives the number of those that are over.
+    fn pump(&mut self, counts: &Counts) -> usize {
+        let Some(downlink) = &mut self.downlink else { return 0 };
+        let mut over = 0;
+        while downlink.current.is_none()
+            && let Some((payload, done)) = downlink.waiting.pop_front()
+        {
+            match self.machine.send(payload.len()) {
+                Ok(()) => downlink.current = Some((payload, done)),
+                Err(usmp::server::SendError::Busy) => {
+                    downlink.waiting.push_front((payload, done));
+                    break;
+                }
+                Err(_) => {
+                    over += 1;
+                    counts.one(Count::DownlinkFailed);
+                    let _nobody_waits = done.send(Err(SendError::SessionEnded));
+                }
+            }
+        }
+        over
+    }
+
+    /// The message on its way has arrived, or was given up.
+    fn conclude(&mut self, counts: &Counts, outcome: Result<(), SendError>) -> usize {
+        let Some((_, done)) = self.downlink.as_mut().and_then(|downlink| downlink.current.take()) else {
+            return 0;
+        };
+        counts.one(if outcome.is_ok() { Count::DownlinkDelivered } else { Count::DownlinkFailed });
+        let _nobody_waits = done.send(outcome);
+        1
+    }
+
+    fn transmit(&mut self, now: Instant, out: &mut Outbound) {
+        let current = self.downlink.as_ref().and_then(|downlink| downlink.current.as_ref());
+        let message = current.map_or(&[][..], |(payload, _)| payload);
+        let mut frame = [0; usmp::wire::MAX_FRAME];
+        while let Some(transmit) = self.machine.poll_transmit(now, message, &mut frame) {
+            out.push(transmit.to, frame.get(..transmit.length).unwrap_or_default());
+        }
+    }
+}
+
+pub(crate) struct UdpSessions<P: Provider> {
+    table: Slab<Live<P>>,
+    by_prefix: Index,
+    by_address: Index,
+    by_candidate: Index,
+    timers: Timers,
+    lingering: Slab<Lingering<P>>,
+    lingering_by_prefix: Index,
+    lingering_timers: Timers,
+    /// Messages to devices that wait or are on their way.
+    downlink: usize,
+    max_downlink: usize,
+}
+
+impl<P: Provider> UdpSessions<P> {
+    pub(crate) fn new(core: &Core) -> Self {
+        let sessions = core.config.limits.sessions.get() as usize;
+        Self {
+            table: Slab::new(sessions),
+            by_prefix: Index::default(),
+            by_address: Index::default(),
+            by_candidate: Index::default(),
+            timers: Timers::default(),
+            lingering: Slab::new(sessions),
+            lingering_by_prefix: Index::default(),
+            lingering_timers: Timers::default(),
+            downlink: 0,
+            max_downlink: core.config.limits.downlink_queue_per_shard.get() as usize,
+        }
+    }
+
+    /// Opens a half-open session; `None` when its name is taken or there is no room.
+    pub(crate) fn open(&mut self, core: &mut Core, accepted: Accepted<P>) -> Option<u32> {
+        let serial = core.next_serial();
+        let device = sluice_types::DeviceId::from_bytes(accepted.device.0);
+        let prefix = accepted.id.prefix();
+        let session = Session {
+            id: accepted.id,
+            peer: accepted.address,
+            device,
+            tcp: false,
+            established: false,
+            tenant: accepted.tenant,
+            key_epoch: accepted.key_epoch,
+            serial,
+            opened: core.now,
+            messages: 0,
+        };
+        let live = Live {
+            machine: accepted.machine,
+            session,
+            handshake: Some(accepted.handshake),
+            downlink: None,
+            candidate: None,
+            moves: 0,
+            farewell: None,
+        };
+        // Of 2^26 random names per shard one may be taken; the device then tries again.
+        if self.knows(prefix) {
+            core.give_back_session_place();
+            return None;
+        }
+        let Ok(at) = self.table.insert(live) else {
+            core.give_back_session_place();
+            core.counts.one(Count::DroppedNoSession);
+            return None;
+        };
+        let table = &self.table;
+        self.by_prefix.insert(&prefix, at, |other| table.get(other).map(|live| live.session.id.prefix()));
+        self.point_address(accepted.address, at);
+        core.counts.one(Count::SessionsOpenedUdp);
+        let session = core.session_ref(false, at, serial);
+        core.fleet.tell(ToFleet::Born { session, device, looked_up: accepted.looked_up });
+        self.reschedule(at);
+        Some(at)
+    }
+
+    /// Whether a session, or what is left of one, has this name.
+    pub(crate) fn knows(&self, prefix: [u8; 8]) -> bool {
+        self.find(prefix).is_some() || self.find_lingering(prefix).is_some()
+    }
+
+    /// Whether a session speaks with this address.
+    pub(crate) fn hears(&self, address: SocketAddr) -> bool {
+        self.find_address(address).is_some()
+    }
+
+    /// Takes a sealed frame of a session that is known.
+    pub(crate) fn sealed(
+        &mut self,
+        core: &mut Core,
+        out: &mut Outbound,
+        handshakes: &mut UdpHandshakes<P>,
+        source: SocketAddr,
+        prefix: [u8; 8],
+        datagram: &mut [u8],
+    ) {
+        let Some(at) = self.find(prefix) else {
+            return self.sealed_after_end(core, out, source, prefix, datagram);
+        };
+        let Some(live) = self.table.get_mut(at) else { return };
+        let session = core.session_ref(false, at, live.session.serial);
+        match live.machine.handle_datagram(core.now, source, datagram, &mut core.buffers) {
+            Ok(Received::Message { token, payload }) => {
+                let tenant = core.tenants.name(live.session.tenant).map_or("", |tenant| tenant.as_str());
+                let message = Message { session, token, source: Some(source) };
+                if core.records.message(core.wall, &live.session, tenant, message, payload).is_ok() {
+                    core.counts.one(Count::MessagesReceived);
+                } else {
+                    // Room was asked for before; should it be gone all the same, the device sends again.
+                    core.counts.one(Count::DroppedBehind);
+                    live.machine.withdraw(token);
+                }
+            }
+            Ok(Received::Acknowledge { utack, .. }) => out.push(source, &utack),
+            Ok(Received::Fragment { token }) => live.machine.refused(token),
+            Err(reason) => {
+                core.counts.one(drop_count(reason));
+                let named = Named { device: live.session.device, tenant: live.session.tenant };
+                let security = match reason {
+                    DropReason::Authentication | DropReason::ExplicitNonce => SecurityReason::Forged,
+                    DropReason::Stale => SecurityReason::Replay,
+                    _ => return self.after(core, out, handshakes, at),
+                };
+                core.refuse(security, Some(named), Transport::Udp);
+            }
+        }
+        self.after(core, out, handshakes, at);
+    }
+
+    /// BYE is acknowledged for a while after the end, or the device would wait for nothing.
+    fn sealed_after_end(
+        &self,
+        core: &Core,
+        out: &mut Outbound,
+        source: SocketAddr,
+        prefix: [u8; 8],
+        datagram: &mut [u8],
+    ) {
+        let lingering = self.find_lingering(prefix).and_then(|at| self.lingering.get(at));
+        match lingering.and_then(|lingering| lingering.handle_datagram(core.now, datagram)) {
+            Some(utack) => out.push(source, &utack),
+            None => core.counts.one(Count::DroppedUnknownSession),
+        }
+    }
+
+    /// Sends what the session has to say and does what its events ask for.
+    fn after(&mut self, core: &mut Core, out: &mut Outbound, handshakes: &mut UdpHandshakes<P>, at: u32) {
+        let Some(live) = self.table.get_mut(at) else { return };
+        live.transmit(core.now, out);
+        let mut ended = None;
+        let mut moved = None;
+        while let Some(event) = live.machine.poll_event() {
+            match event {
+                SessionEvent::Established => {
+                    live.session.established = true;
+                    core.announce(&live.session, Change::Opened);
+                    let session = core.session_ref(false, at, live.session.serial);
+                    core.fleet.tell(ToFleet::Established { session, device: live.session.device });
+                    if let Some(handshake) = live.handshake.take() {
+                        handshakes.done(core, handshake);
+                    }
+                }
+                SessionEvent::Moved { to } => moved = Some(to),
+                SessionEvent::Rekeyed { .. } => {}
+                SessionEvent::MessageDelivered => self.downlink -= live.conclude(&core.counts, Ok(())),
+                SessionEvent::MessageLost => {
+                    self.downlink -= live.conclude(&core.counts, Err(SendError::NotAcknowledged));
+                }
+                SessionEvent::Closed(reason) => {
+                    ended = Some(match live.farewell {
+                        Some(farewell) => farewell,
+                        None if live.session.established => close_reason(reason),
+                        None => CloseReason::NeverEstablished,
+                    });
+                }
+            }
+        }
+        if let Some(reason) = ended {
+            return self.end(core, handshakes, at, reason);
+        }
+        self.downlink -= live.pump(&core.counts);
+        live.transmit(core.now, out);
+        self.follow_address(core, at, moved);
+        self.reschedule(at);
+    }
+
+    /// Keeps the tables of addresses in step with the session.
+    fn follow_address(&mut self, core: &mut Core, at: u32, moved: Option<SocketAddr>) {
+        let Some(live) = self.table.get_mut(at) else { return };
+        let candidate = live.machine.candidate_path();
+        if moved.is_none() && candidate == live.candidate {
+            return;
+        }
+        let before = std::mem::replace(&mut live.candidate, candidate);
+        if let Some(before) = before {
+            self.by_candidate.remove(&before, at);
+        }
+        if let Some(to) = moved {
+            let from = std::mem::replace(&mut live.session.peer, to);
+            live.moves += 1;
+            core.counts.one(Count::SessionsMoved);
+            core.announce(&live.session, Change::Moved { from, count: live.moves });
+            self.by_address.remove(&from, at);
+            self.point_address(to, at);
+        }
+        if let Some(candidate) = candidate {
+            let table = &self.table;
+            self.by_candidate
+                .insert(&candidate, at, |other| table.get(other).and_then(|live| live.candidate));
+        }
+    }
+
+    /// Kafka has a message, or will never have it.
+    pub(crate) fn settled(&mut self, out: &mut Outbound, message: &Message, committed: bool) {
+        let live = self.table.get_mut(message.session.index);
+        let Some(live) = live.filter(|live| live.session.serial == message.session.serial) else { return };
+        if !committed {
+            return live.machine.refused(message.token);
+        }
+        live.session.messages += 1;
+        if let Some(acknowledged) = live.machine.committed(message.token) {
+            if let Some(source) = message.source {
+                out.push(source, &acknowledged.utack);
+            }
+            if let Some(other) = acknowledged.also_to.filter(|&other| message.source != Some(other)) {
+                out.push(other, &acknowledged.utack);
+            }
+        }
+    }
+
+    /// Takes a UTACK of a sealed frame.
+    pub(crate) fn utack(
+        &mut self,
+        core: &mut Core,
+        out: &mut Outbound,
+        handshakes: &mut UdpHandshakes<P>,
+        source: SocketAddr,
+        utack: &Utack,
+    ) {
+        let Some(at) = self.find_address(source) else { return core.counts.one(Count::DroppedUtack) };
+        let Some(live) = self.table.get_mut(at) else { return };
+        match live.machine.handle_utack(core.now, utack) {
+            Ok(()) => self.after(core, out, handshakes, at),
+            Err(reason) => core.counts.one(drop_count(reason)),
+        }
+    }
+
+    pub(crate) fn session_ok_arrived(&mut self, core: &Core, at: u32) {
+        if let Some(live) = self.table.get_mut(at) {
+            live.machine.session_ok_arrived(core.now);
+            self.reschedule(at);
+        }
+    }
+
+    pub(crate) fn turn(&mut self, core: &mut Core, out: &mut Outbound, handshakes: &mut UdpHandshakes<P>) {
+        while let Some(at) = self.timers.pop_due(core.now) {
+            if let Some(live) = self.table.get_mut(at) {
+                live.machine.handle_timeout(core.now, &mut core.buffers);
+                self.after(core, out, handshakes, at);
+            }
+        }
+        while let Some(at) = self.lingering_timers.pop_due(core.now) {
+            if let Some(lingering) = self.lingering.remove(at) {
+                self.lingering_by_prefix.remove(&lingering.session_id().prefix(), at);
+            }
+        }
+    }
+
+    pub(crate) fn next(&self) -> Option<Instant> {
+        [self.timers.next(), self.lingering_timers.next()].into_iter().flatten().min()
+    }
+
+    pub(crate) fn is_silent(&self) -> bool {
+        self.table.len() == 0
+    }
+
+    pub(crate) fn send(
+        &mut self,
+        core: &mut Core,
+        out: &mut Outbound,
+        session: SessionRef,
+        payload: Box<[u8]>,
+        done: SendReply,
+    ) {
+        let at = session.index;
+        let Some(live) = self.table.get_mut(at).filter(|live| live.session.serial == session.serial) else {
+            let _nobody_waits = done.send(Err(SendError::NotConnected));
+            return;
+        };
+        let downlink = live.downlink.get_or_insert_default();
+        if self.downlink >= self.max_downlink || downlink.waiting.len() >= WAITING_PER_DEVICE {
+            core.counts.one(Count::DownlinkFailed);
+            let _nobody_waits = done.send(Err(SendError::Busy));
+            return;
+        }
+        core.counts.one(Count::DownlinkAccepted);
+        self.downlink += 1;
+        downlink.waiting.push_back((payload, done));
+        self.downlink -= live.pump(&core.counts);
+        live.transmit(core.now, out);
+        self.reschedule(at);
+    }
+
+    /// Ends a session for a reason of our own: BYE, whose UTACK is awaited as long as the machine does.
+    pub(crate) fn close(
+        &mut self,
+        core: &mut Core,
+        out: &mut Outbound,
+        handshakes: &mut UdpHandshakes<P>,
+        session: SessionRef,
+        reason: CloseReason,
+    ) {
+        let at = session.index;
+        if let Some(live) = self.table.get_mut(at).filter(|live| live.session.serial == session.serial)
+            && live.farewell.is_none()
+        {
+            live.farewell = Some(reason);
+            match live.machine.say_bye() {
+                Ok(()) => self.after(core, out, handshakes, at),
+                Err(_) => self.end(core, handshakes, at, reason),
+            }
+        }
+    }
+
+    pub(crate) fn close_all(
+        &mut self,
+        core: &mut Core,
+        out: &mut Outbound,
+        handshakes: &mut UdpHandshakes<P>,
+        reason: CloseReason,
+    ) {
+        let open = self.table.iter().filter(|(_, live)| live.farewell.is_none());
+        let open: Vec<_> = open.map(|(at, live)| (at, live.session.serial)).collect();
+        for (at, serial) in open {
+            self.close(core, out, handshakes, core.session_ref(false, at, serial), reason);
+        }
+    }
+
+    pub(crate) fn end_all(&mut self, core: &mut Core, handshakes: &mut UdpHandshakes<P>) {
+        let open: Vec<_> = self.table.iter().map(|(at, live)| (at, live.farewell)).collect();
+        for (at, farewell) in open {
+            self.end(core, handshakes, at, farewell.unwrap_or(CloseReason::Drain));
+        }
+    }
+
+    fn end(&mut self, core: &mut Core, handshakes: &mut UdpHandshakes<P>, at: u32, reason: CloseReason) {
+        let Some(live) = self.table.get(at) else { return };
+        let (prefix, address) = (live.session.id.prefix(), live.session.peer);
+        self.by_prefix.remove(&prefix, at);
+        self.by_address.remove(&address, at);
+        if let Some(candidate) = live.candidate {
+            self.by_candidate.remove(&candidate, at);
+        }
+        self.timers.cancel(at);
+        let Some(live) = self.table.remove(at) else { return };
+        for (_, done) in live
+            .downlink
+            .into_iter()
+            .flat_map(|downlink| downlink.current.into_iter().chain(downlink.waiting))
+        {
+            self.downlink -= 1;
+            core.counts.one(Count::DownlinkFailed);
+            let _nobody_waits = done.send(Err(SendError::SessionEnded));
+        }
+        if let Some(handshake) = live.handshake {
+            handshakes.done(core, handshake);
+        }
+        let lingering = live.machine.into_lingering(core.now, &mut core.buffers);
+        let until = lingering.until();
+        if let Ok(left) = self.lingering.insert(lingering) {
+            let table = &self.lingering;
+            self.lingering_by_prefix.insert(&prefix, left, |other| {
+                table.get(other).map(|lingering| lingering.session_id().prefix())
+            });
+            self.lingering_timers.ensure(left, until);
+        }
+        core.counts.one(Count::SessionsClosedUdp);
+        core.session_ended(&live.session, at, reason);
+    }
+
+    fn point_address(&mut self, address: SocketAddr, at: u32) {
+        let table = &self.table;
+        self.by_address.insert(&address, at, |other| table.get(other).map(|live| live.session.peer));
+    }
+
+    fn reschedule(&mut self, at: u32) {
+        if let Some(when) = self.table.get(at).and_then(|live| live.machine.poll_timeout()) {
+            self.timers.ensure(at, when);
+        }
+    }
+
+    fn find(&self, prefix: [u8; 8]) -> Option<u32> {
+        self.by_prefix.find(&prefix, |at| self.table.get(at).map(|live| live.session.id.prefix()))
+    }
+
+    fn find_address(&self, address: SocketAddr) -> Option<u32> {
+        let settled = self.by_address.find(&address, |at| self.table.get(at).map(|live| live.session.peer));
+        settled.or_else(|| {
+            self.by_candidate.find(&address, |at| self.table.get(at).and_then(|live| live.candidate))
+        })
+    }
+
+    fn find_lingering(&self, prefix: [u8; 8]) -> Option<u32> {
+        self.lingering_by_prefix
+            .find(&prefix, |at| self.lingering.get(at).map(|lingering| lingering.session_id().prefix()))
+    }
+}
