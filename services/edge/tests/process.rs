@@ -1,0 +1,105 @@
+//! The binary `sluice-edge`: starts from a file, serves, drains on SIGTERM; refuses what it cannot use.
+
+mod common;
+
+use std::io::{BufRead, BufReader};
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use common::device::UdpDevice;
+use common::{PSK, id, registered};
+use sluice_bus::{BusConfig, EmbeddedBroker, Start, Tail};
+use sluice_store::{NewDevice, NewKey, Store, StoreConfig};
+use sluice_types::Psk;
+
+fn edge(config: &Path) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_sluice-edge"));
+    command.arg("--config").arg(config).env_clear().stderr(Stdio::piped());
+    command
+}
+
+/// The address in the log line with this message.
+fn logged_address(log: &mut impl BufRead, message: &str) -> SocketAddr {
+    let mut seen = String::new();
+    for line in log.lines() {
+        let line = line.expect("text");
+        if line.contains(message) {
+            let address = line.split(|c: char| !(c.is_ascii_digit() || c == '.' || c == ':'));
+            return address.filter_map(|part| part.parse().ok()).next_back().expect("an address in the line");
+        }
+        seen.push_str(&line);
+        seen.push('\n');
+    }
+    panic!("the log ended without `{message}`:\n{seen}");
+}
+
+struct Killed(Child);
+
+impl Drop for Killed {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn it_serves_from_a_file_and_drains_on_sigterm() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = |name: &str| folder.path().join(name);
+    let broker = EmbeddedBroker::start("sluice", 4).expect("a broker");
+    std::fs::write(path("kek"), [7; 32]).expect("a file");
+    let store = StoreConfig {
+        kek_file: path("kek"),
+        local: sluice_store::LocalConfig { path: path("store.redb") },
+        ..StoreConfig::default()
+    };
+    tokio::runtime::Runtime::new().expect("a runtime").block_on(async {
+        let store = Store::open(&store).await.expect("a new store");
+        let key = NewKey::Individual(Psk::new(&PSK).expect("32 bytes"));
+        store.create_device(NewDevice::raw(registered(id(1)), key)).await.expect("a new device");
+    });
+    let config = format!(
+        "[edge]\ntcp = \"off\"\nudp = \"127.0.0.1:0\"\n[admin]\nlisten = \"127.0.0.1:0\"\n\
+         [store]\nkind = \"local\"\nkek_file = {kek:?}\n[store.local]\npath = {db:?}\n\
+         [bus]\nbrokers = [{broker:?}]\n",
+        kek = path("kek"),
+        db = path("store.redb"),
+        broker = broker.address(),
+    );
+    std::fs::write(path("edge.toml"), config).expect("a file");
+
+    let mut child = Killed(edge(&path("edge.toml")).spawn().expect("the binary"));
+    let mut log = BufReader::new(child.0.stderr.take().expect("piped"));
+    let udp = logged_address(&mut log, "listening for devices over UDP");
+    let mut device = UdpDevice::connect(udp, id(1), &PSK);
+    device.send(b"from a file");
+
+    let pid = nix::unistd::Pid::from_raw(i32::try_from(child.0.id()).expect("a pid"));
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).expect("running");
+    common::device::await_frame(&device.socket, usmp::wire::FrameType::Bye);
+    let rest: Vec<String> = log.lines().map_while(Result::ok).collect();
+    let status = child.0.wait().expect("a child");
+    assert!(status.success(), "{status}: {rest:#?}");
+
+    let bus = broker.configure(&BusConfig::default());
+    let tail = Tail::open(&bus, "sluice.telemetry", Start::Beginning).expect("a consumer");
+    let mut record = None;
+    common::eventually("the record", || {
+        record = tail.next(Duration::from_millis(200)).expect("a readable topic");
+        record.is_some()
+    });
+    assert_eq!(record.expect("just seen").payload, b"from a file");
+}
+
+#[test]
+fn an_unknown_setting_is_refused_by_name_and_nothing_starts() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("edge.toml");
+    std::fs::write(&file, "[edge]\nudpp = \"127.0.0.1:0\"\n").expect("a file");
+    let output = edge(&file).output().expect("the binary");
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success());
+    assert!(error.contains("edge.udpp") && error.contains("edge.toml"), "{error}");
+}
