@@ -13,10 +13,10 @@ use criterion::{Criterion, Throughput};
 #[cfg(feature = "aws-lc")]
 use usmp::crypto::AwsLc;
 use usmp::crypto::{Provider, RustCrypto};
-use usmp::wire::{Challenge, Frame, FrameType, Hello, HelloAck, SessionOk, crc16, decode_stream};
+use usmp::server::{AckOutcome, HandshakeConfig, SessionConfig, UdpHandshake};
+use usmp::wire::{Frame, FrameType, Hello, HelloAck, crc16, decode_stream};
 use usmp::{
-    CookieSecrets, DeviceId, ReplayWindow, Secret, SessionId, client_proof, open_frame, seal_frame,
-    server_proof, session_keys,
+    CookieSecrets, DeviceId, Instant, ReplayWindow, Secret, SessionId, client_proof, open_frame, seal_frame,
 };
 
 const TEXT: [u8; 128] = [0x5A; 128];
@@ -116,30 +116,34 @@ fn cookies<P: Provider>(criterion: &mut Criterion, best: &Best, group: &str) {
     });
 }
 
-/// A server's part of a handshake: HELLO read, CHALLENGE written, HELLO_ACK verified, SESSION_OK written, keys at hand;
-/// and the primitives in it alone: key generation, exchange, two HMACs, HKDF.
+/// A server's part of a handshake over UDP, as its machine does it from the cookie HELLO to SESSION_OK with the session at
+/// hand; and the primitives in it alone: key generation, exchange, two HMACs, HKDF.
 fn handshake<P: Provider>(criterion: &mut Criterion, best: &Best, group: &str) {
     let (private_c, private_s) = (Secret::new([0x11; 32]), Secret::new([0x22; 32]));
     let (pub_c, pub_s) = (P::x25519_public(&private_c), P::x25519_public(&private_s));
     let nonce = [0x33; 32];
-    let (mut hello, mut ack) = ([0; 50], [0; 44]);
-    Hello { seq: 0, device_id: DEVICE, public_key: pub_c, cookie: None }.emit(&mut hello).expect("fits");
+    let (mut hello, mut ack) = ([0; 66], [0; 44]);
+    Hello { seq: 1, device_id: DEVICE, public_key: pub_c, cookie: Some([4; 16]) }
+        .emit(&mut hello)
+        .expect("fits");
     let mac = client_proof::<P>(&PSK, &nonce, DEVICE, &pub_c, &pub_s);
     HelloAck { seq: 2, mac }.emit(&mut ack).expect("fits");
+    let (config, session_config) = (HandshakeConfig::default(), SessionConfig::udp());
 
     best.bench(criterion, group, "handshake", 0, || {
+        let now = Instant::ZERO;
         let mut out = [0; 76];
         let hello = Hello::parse(&Frame::parse(black_box(&hello)).expect("well-formed")).expect("a HELLO");
-        let public_key = P::x25519_public(black_box(&private_s));
-        black_box(Challenge { nonce, public_key }.emit(0, &mut out).expect("fits"));
+        let mut machine =
+            UdpHandshake::<P>::start(now, &hello, black_box(private_s.duplicate()), nonce, 5, &config);
+        assert_eq!(machine.poll_transmit(now, &mut out), Some(76));
         let ack = HelloAck::parse(&Frame::parse(black_box(&ack)).expect("well-formed")).expect("a HELLO_ACK");
-        let expected = client_proof::<P>(&PSK, &nonce, hello.device_id, &hello.public_key, &public_key);
-        assert!(Secret::new(expected) == Secret::new(ack.mac));
-        let shared = P::x25519(&private_s, &hello.public_key).expect("a good point");
-        let keys = session_keys::<P>(&shared, &nonce, &hello.public_key, &public_key);
-        let mac = server_proof::<P>(&PSK, &nonce, SESSION, &hello.public_key, &public_key);
-        black_box(SessionOk { session_id: SESSION, mac }.emit(0, &mut out).expect("fits"));
-        black_box(keys);
+        let Ok(AckOutcome::Proved(proof)) = machine.handle_hello_ack(now, &ack, &[&PSK]) else {
+            panic!("the proof is right");
+        };
+        black_box(machine.accept(now, proof, SESSION, 0_u8, &session_config).expect("a good point"));
+        assert_eq!(machine.poll_transmit(now, &mut out), Some(60));
+        black_box(out);
     });
     let (client_input, server_input, info) = ([1; 106], [2; 116], [3; 71]);
     best.bench(criterion, group, "bare handshake", 0, || {
