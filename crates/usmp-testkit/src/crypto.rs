@@ -61,9 +61,9 @@ impl Provider for PlantedKeys {
 }
 
 /// Primitives that cost next to nothing and protect nothing, so that a fuzzer passes authentication without finding a tag
-/// first: a tag is all zero, a MAC or a shared secret is a fold of its input.
+/// first: the cipher changes nothing, a tag is zeros and one byte of the key, a MAC or a shared secret is a fold of its input.
 ///
-/// A wrong tag is still refused, and two inputs give two outputs in most cases, so that the machines' refusals stay reachable.
+/// A wrong tag is still refused, and two keys differ in most cases, so that the machines' refusals stay reachable.
 #[derive(Debug, Clone, Copy)]
 pub struct FakeCrypto;
 
@@ -76,6 +76,12 @@ fn fold<const N: usize>(parts: &[&[u8]]) -> [u8; N] {
         state = state.rotate_left(9).wrapping_mul(0x9e37_79b9_7f4a_7c15).wrapping_add(i as u64);
         state.to_le_bytes()[7]
     })
+}
+
+fn fake_tag(key: &Secret<32>) -> [u8; 16] {
+    let mut tag = [0; 16];
+    tag[15] = key.expose()[0];
+    tag
 }
 
 impl Provider for FakeCrypto {
@@ -93,12 +99,12 @@ impl Provider for FakeCrypto {
         Ok(Secret::new(core::array::from_fn(|i| own[i] ^ public[i])))
     }
 
-    fn seal(_: &Secret<32>, _: &[u8; 12], _: &[u8], _: &mut [u8]) -> [u8; 16] {
-        [0; 16]
+    fn seal(key: &Secret<32>, _: &[u8; 12], _: &[u8], _: &mut [u8]) -> [u8; 16] {
+        fake_tag(key)
     }
 
-    fn open(_: &Secret<32>, _: &[u8; 12], _: &[u8], _: &mut [u8], tag: &[u8; 16]) -> Result<(), OpenError> {
-        if tag == &[0; 16] { Ok(()) } else { Err(OpenError) }
+    fn open(key: &Secret<32>, _: &[u8; 12], _: &[u8], _: &mut [u8], tag: &[u8; 16]) -> Result<(), OpenError> {
+        if tag == &fake_tag(key) { Ok(()) } else { Err(OpenError) }
     }
 
     fn hmac_sha256(key: &[u8], parts: &[&[u8]]) -> [u8; 32] {

@@ -72,3 +72,19 @@ fn device_on_udp() {
 fn device_on_tcp() {
     assert_reached(run("device_tcp", 2_000, fuzzing::device_tcp));
 }
+
+#[test]
+fn handshakes_of_a_server_on_udp() {
+    let reach = run("server_handshake", 2_000, fuzzing::server_handshake);
+    assert!(reach.is_none_or(|reach| reach.connected >= 20), "{reach:?}: too few sessions");
+}
+
+#[test]
+fn session_of_a_server_on_udp() {
+    assert_reached(run("server_udp", 2_000, fuzzing::server_udp));
+}
+
+#[test]
+fn connection_of_a_server_on_tcp() {
+    assert_reached(run("server_tcp", 2_000, fuzzing::server_tcp));
+}

@@ -1,17 +1,14 @@
 use std::collections::HashMap;
 
 use usmp::device::{Config, Event, Exhaustion, Psk, TcpDevice, UdpDevice};
-use usmp::wire::{Frame, FrameType, MAX_CHUNK, MAX_FRAME, MAX_MESSAGE, Utack, emit};
+use usmp::wire::{Frame, FrameType, MAX_CHUNK, MAX_FRAME, MAX_MESSAGE, Utack};
 use usmp::{DeviceId, Duration, Instant, Role, Secret};
 
-use super::{Reach, Script};
+use super::{CALLS, Reach, Script, framed};
 use crate::crypto::FakeCrypto;
 use crate::script::ScriptedServer;
 
 const PSK: [u8; 16] = [0x42; 16];
-
-/// Calls in one script at most, so that one input ends in reasonable time.
-const CALLS: usize = 512;
 
 /// What must hold of everything a device sends and tells.
 #[derive(Default)]
@@ -92,18 +89,6 @@ fn sealed_frame(script: &mut Script<'_>, server: &ScriptedServer<FakeCrypto>, ne
         if frame_type == FrameType::Rekey && script.byte() > 20 { 32 } else { script.length(MAX_CHUNK) };
     let fill = script.byte();
     server.seal(frame_type, seq, &vec![fill; length])
-}
-
-/// Any bytes as a frame with right header and CRC.
-fn framed(script: &mut Script<'_>) -> Vec<u8> {
-    let frame_type = FrameType::from_code(script.byte());
-    let seq = script.number();
-    let length = script.length(480);
-    let payload = script.bytes(length);
-    let mut out = vec![0; MAX_FRAME];
-    let length = emit(frame_type, seq, payload, &mut out).expect("it fits");
-    out.truncate(length);
-    out
 }
 
 /// A sequence of calls on a UDP device: the server answers, garbles, repeats, forges and keeps silent as the script says.
@@ -189,7 +174,8 @@ fn answer(server: &mut ScriptedServer<FakeCrypto>, last: Option<&Vec<u8>>) -> Op
     match last[3] {
         1 if last.len() == 50 => Some(server.hello_retry([9; 16])),
         1 => Some(server.challenge(last)),
-        3 => server.session_ok(last),
+        // A device may also have answered a CHALLENGE that the script made up.
+        3 if server.device_id().is_some() => server.session_ok(last),
         _ => None,
     }
 }

@@ -5,9 +5,16 @@
 
 mod device;
 mod frames;
+mod server;
 
 pub use device::{device_tcp, device_udp};
 pub use frames::frames;
+pub use server::{server_handshake, server_tcp, server_udp};
+
+use usmp::wire::{FrameType, MAX_FRAME, emit};
+
+/// Calls in one script at most, so that one input ends in reasonable time.
+const CALLS: usize = 512;
 
 /// How far an input got, so that a loop can show that its inputs reach what they are meant to test.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -76,4 +83,16 @@ impl<'a> Script<'a> {
         }
         .min(most)
     }
+}
+
+/// Any bytes as a frame with right header and CRC.
+fn framed(script: &mut Script<'_>) -> Vec<u8> {
+    let frame_type = FrameType::from_code(script.byte());
+    let seq = script.number();
+    let length = script.length(480);
+    let payload = script.bytes(length);
+    let mut out = vec![0; MAX_FRAME];
+    let length = emit(frame_type, seq, payload, &mut out).expect("it fits");
+    out.truncate(length);
+    out
 }
