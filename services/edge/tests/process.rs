@@ -49,7 +49,7 @@ fn it_serves_from_a_file_and_drains_on_sigterm() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = |name: &str| folder.path().join(name);
     let broker = EmbeddedBroker::start("sluice", 4).expect("a broker");
-    std::fs::write(path("kek"), [7; 32]).expect("a file");
+    std::fs::write(path("kek"), rand::random::<[u8; 32]>()).expect("a file");
     let store = StoreConfig {
         kek_file: path("kek"),
         local: sluice_store::LocalConfig { path: path("store.redb") },
