@@ -113,7 +113,7 @@ pub async fn main(file: &Path) -> Result<(), RunError> {
     let deps = Deps { store: store.clone(), bus: config.bus.clone(), meter: telemetry.meter("sluice.edge") };
     let mut edge = Edge::start(config.edge.clone(), &deps)?;
     let admin = if config.edge.dangerously_allow_admin_send {
-        tracing::warn!("whoever reaches the admin listener may send to any device");
+        tracing::warn!("operators may send to any device (edge.dangerously_allow_admin_send)");
         admin.with_guarded(debug_routes(edge.handle()))
     } else {
         admin

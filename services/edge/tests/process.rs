@@ -2,7 +2,7 @@
 
 mod common;
 
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::SocketAddr;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -35,6 +35,20 @@ fn logged_address(log: &mut impl BufRead, message: &str) -> SocketAddr {
     panic!("the log ended without `{message}`:\n{seen}");
 }
 
+/// One request and the whole answer.
+fn post(admin: SocketAddr, path: &str, body: &str) -> String {
+    let mut stream = std::net::TcpStream::connect(admin).expect("listening");
+    let length = body.len();
+    write!(
+        stream,
+        "POST {path} HTTP/1.1\r\nHost: edge\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n{body}"
+    )
+    .expect("room");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).expect("an answer");
+    answer
+}
+
 struct Killed(Child);
 
 impl Drop for Killed {
@@ -61,7 +75,7 @@ fn it_serves_from_a_file_and_drains_on_sigterm() {
         store.create_device(NewDevice::raw(registered(id(1)), key)).await.expect("a new device");
     });
     let config = format!(
-        "[edge]\ntcp = \"off\"\nudp = \"127.0.0.1:0\"\n[admin]\nlisten = \"127.0.0.1:0\"\n\
+        "[edge]\ntcp = \"off\"\nudp = \"127.0.0.1:0\"\ndangerously_allow_admin_send = true\n[admin]\nlisten = \"127.0.0.1:0\"\n\
          [store]\nkind = \"local\"\nkek_file = {kek:?}\n[store.local]\npath = {db:?}\n\
          [bus]\nbrokers = [{broker:?}]\n",
         kek = path("kek"),
@@ -73,8 +87,15 @@ fn it_serves_from_a_file_and_drains_on_sigterm() {
     let mut child = Killed(edge(&path("edge.toml")).spawn().expect("the binary"));
     let mut log = BufReader::new(child.0.stderr.take().expect("piped"));
     let udp = logged_address(&mut log, "listening for devices over UDP");
+    let admin = logged_address(&mut log, "admin listener");
     let mut device = UdpDevice::connect(udp, id(1), &PSK);
     device.send(b"from a file");
+    let answer = post(admin, "/debug/devices/02:00:00:00:00:09/send", "nobody");
+    assert!(answer.starts_with("HTTP/1.1 404"), "{answer}");
+    let sent = std::thread::spawn(move || post(admin, "/debug/devices/02:00:00:00:00:01/send", "down"));
+    assert_eq!(device.receive_message(), b"down");
+    let answer = sent.join().expect("an answer");
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
 
     let pid = nix::unistd::Pid::from_raw(i32::try_from(child.0.id()).expect("a pid"));
     nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).expect("running");
