@@ -109,19 +109,38 @@ impl Connection {
         let (now, id) = (usmp::Instant::ZERO, DeviceId(id));
         let (socket, machine) = match target {
             Target::Udp(address) => {
-                let any = if address.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+                let any = if address.is_ipv4() {
+                    Ipv4Addr::UNSPECIFIED.into()
+                } else {
+                    Ipv6Addr::UNSPECIFIED.into()
+                };
                 let socket = UdpSocket::bind(SocketAddr::new(any, 0)).await?;
                 socket.connect(address).await?;
-                (Socket::Udp(socket), Machine::Udp(Box::new(UdpDevice::connect(now, id, psk, private, config))))
+                (
+                    Socket::Udp(socket),
+                    Machine::Udp(Box::new(UdpDevice::connect(now, id, psk, private, config))),
+                )
             }
             Target::Tcp(address) => {
                 let stream = TcpStream::connect(address).await?;
                 stream.set_nodelay(true)?;
-                (Socket::Tcp(stream), Machine::Tcp(Box::new(TcpDevice::connect(now, id, psk, private, config))))
+                (
+                    Socket::Tcp(stream),
+                    Machine::Tcp(Box::new(TcpDevice::connect(now, id, psk, private, config))),
+                )
             }
         };
         let start = Instant::now();
-        Ok(Self { socket, machine, start, out: [0; MAX_FRAME], out_from: 0, out_to: 0, unread: Vec::new(), closed: None })
+        Ok(Self {
+            socket,
+            machine,
+            start,
+            out: [0; MAX_FRAME],
+            out_from: 0,
+            out_to: 0,
+            unread: Vec::new(),
+            closed: None,
+        })
     }
 
     /// The connection's own address.
@@ -286,7 +305,8 @@ impl Connection {
             if self.out_from == self.out_to {
                 let now = self.now();
                 let out = &mut self.out;
-                let Some(length) = either!(&mut self.machine, device => device.poll_transmit(now, out)) else {
+                let Some(length) = either!(&mut self.machine, device => device.poll_transmit(now, out))
+                else {
                     return;
                 };
                 (self.out_from, self.out_to) = (0, length);

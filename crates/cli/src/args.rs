@@ -1,0 +1,294 @@
+//! What can be typed after `sluice`.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use sluice_types::{DeviceId, TenantId};
+
+/// Telemetry of USMP devices, verified, in Kafka.
+#[derive(Debug, Parser)]
+#[command(name = "sluice", version, propagate_version = true, arg_required_else_help = true)]
+#[command(after_help = "Examples:
+  sluice dev --simulate 5                        everything in one process, with five simulated devices
+  sluice device add 02:a1:b2:c3:d4:e5            register a device, print its key once
+  sluice tail                                    show records as they arrive
+  sluice device add 02a1b2c3d4e5 --snippet python > device.py")]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) global: Global,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Global {
+    /// Folder of the local store, its keys and the socket of the running `sluice dev` [default: the user's data folder].
+    #[arg(long, global = true, value_name = "DIR", env = "SLUICE_DATA_DIR")]
+    pub(crate) data_dir: Option<PathBuf>,
+    /// Work on the store and the brokers of this configuration file instead of a running `sluice dev`.
+    #[arg(long, global = true, value_name = "FILE", conflicts_with = "data_dir")]
+    pub(crate) config: Option<PathBuf>,
+    /// How tables and results are printed.
+    #[arg(long, short, global = true, value_enum, default_value_t = Output::Text)]
+    pub(crate) output: Output,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Output {
+    Text,
+    Json,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Run everything in this process: edge, store, broker; nothing else needs to be installed.
+    Dev(DevArgs),
+    /// Register, show, revoke and simulate devices.
+    #[command(subcommand)]
+    Device(DeviceCommand),
+    /// Print records as they arrive.
+    Tail(TailArgs),
+    /// Create the topics on the brokers.
+    #[command(subcommand)]
+    Topics(TopicsCommand),
+    /// Look at the configuration.
+    #[command(subcommand)]
+    Config(ConfigCommand),
+    /// Print a completion script for a shell.
+    #[command(after_help = "Example:\n  sluice completions bash > /etc/bash_completion.d/sluice")]
+    Completions {
+        /// The shell.
+        shell: clap_complete::Shell,
+    },
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  sluice dev                                     devices dial 127.0.0.1:9000, TCP or UDP
+  sluice dev --simulate 5                        with five simulated devices
+  sluice dev --lan                               a board on the local network can reach it
+  sluice dev --kafka localhost:9092              records go to a Kafka of yours")]
+pub(crate) struct DevArgs {
+    /// Where devices dial over TCP; port 0 lets the system choose.
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:9000")]
+    pub(crate) tcp: SocketAddr,
+    /// Where devices dial over UDP; port 0 lets the system choose.
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:9000")]
+    pub(crate) udp: SocketAddr,
+    /// Where health, metrics and the log filter are served.
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:9090")]
+    pub(crate) admin: SocketAddr,
+    /// Publish to this Kafka instead of the broker inside the process.
+    #[arg(long, value_name = "HOST:PORT")]
+    pub(crate) kafka: Option<String>,
+    /// Run this many simulated devices, half over TCP, half over UDP.
+    #[arg(long, value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=10_000))]
+    pub(crate) simulate: u32,
+    /// Time between two records of a simulated device.
+    #[arg(long, value_name = "TIME", default_value = "1s", value_parser = duration)]
+    pub(crate) simulate_interval: Duration,
+    /// Write the addresses as JSON to this file once everything is ready.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) ready_file: Option<PathBuf>,
+    /// Listen on every address of this machine, so that a board on the local network can connect.
+    #[arg(long)]
+    pub(crate) lan: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum DeviceCommand {
+    /// Register a device and its key; in force when the command returns.
+    #[command(after_help = "Examples:
+  sluice device add 02:a1:b2:c3:d4:e5                       make a key, print it once
+  sluice device add 02a1b2c3d4e5 --psk-file key.hex         take the key from a file
+  openssl rand -hex 32 | sluice device add 02a1b2c3d4e5 --psk-file -
+  sluice device add 02a1b2c3d4e5 --snippet arduino          print a sketch with the new key")]
+    Add(DeviceAddArgs),
+    /// List the devices.
+    List(DeviceListArgs),
+    /// Show one device.
+    Show(DeviceShowArgs),
+    /// Refuse a device from now on and close its sessions.
+    Revoke {
+        /// The device.
+        id: DeviceId,
+        /// Why, for the record.
+        #[arg(long, value_name = "TEXT", default_value = "revoked by operator")]
+        reason: String,
+    },
+    /// Be a device: connect and send records.
+    #[command(after_help = "Example:
+  sluice device sim --connect udp://127.0.0.1:9000 --id 02a1b2c3d4e5 --psk-file key.hex --count 10")]
+    Sim(SimArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DeviceAddArgs {
+    /// 12 hex digits, with `:` or `-` between the bytes or without.
+    pub(crate) id: DeviceId,
+    /// File with the key, `-` for standard input; without it a key is made and printed once.
+    #[arg(long, value_name = "FILE|-")]
+    pub(crate) psk_file: Option<PathBuf>,
+    /// How the key is written: hex digits, or the characters themselves as in an Arduino sketch.
+    #[arg(long, value_enum, default_value_t = PskFormatArg::Hex)]
+    pub(crate) psk_format: PskFormatArg,
+    /// The device's tenant.
+    #[arg(long, default_value_t = TenantId::default())]
+    pub(crate) tenant: TenantId,
+    /// Print code for this platform with the key in it.
+    #[arg(long, value_enum)]
+    pub(crate) snippet: Option<Platform>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DeviceListArgs {
+    /// Only the devices of this tenant.
+    #[arg(long)]
+    pub(crate) tenant: Option<TenantId>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DeviceShowArgs {
+    /// The device.
+    pub(crate) id: DeviceId,
+    /// Print code for this platform, with a placeholder for the key.
+    #[arg(long, value_enum)]
+    pub(crate) snippet: Option<Platform>,
+    /// Put the real key into the output.
+    #[arg(long)]
+    pub(crate) reveal: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct SimArgs {
+    /// Where to connect: tcp://HOST:PORT or udp://HOST:PORT.
+    #[arg(long, value_name = "URL")]
+    pub(crate) connect: String,
+    /// The device to be.
+    #[arg(long)]
+    pub(crate) id: DeviceId,
+    /// File with the device's key, `-` for standard input.
+    #[arg(long, value_name = "FILE|-")]
+    pub(crate) psk_file: PathBuf,
+    /// How the key is written.
+    #[arg(long, value_enum, default_value_t = PskFormatArg::Hex)]
+    pub(crate) psk_format: PskFormatArg,
+    /// Records to send; 0: until interrupted.
+    #[arg(long, default_value_t = 0)]
+    pub(crate) count: u64,
+    /// Time between two records.
+    #[arg(long, value_name = "TIME", default_value = "1s", value_parser = duration)]
+    pub(crate) interval: Duration,
+    /// Bytes per record, 1 to 1808; without it a small JSON reading.
+    #[arg(long, value_name = "BYTES", value_parser = clap::value_parser!(u16).range(1..=1808))]
+    pub(crate) size: Option<u16>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum PskFormatArg {
+    Hex,
+    Text,
+}
+
+impl From<PskFormatArg> for sluice_types::PskFormat {
+    fn from(format: PskFormatArg) -> Self {
+        match format {
+            PskFormatArg::Hex => Self::Hex,
+            PskFormatArg::Text => Self::Text,
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Platform {
+    /// The official Python SDK.
+    Python,
+    /// The official Arduino library.
+    Arduino,
+    /// The official ESP-IDF component.
+    Idf,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  sluice tail                                    telemetry of the running `sluice dev`
+  sluice tail --topic lifecycle --format json    sessions as they open and close
+  sluice tail --brokers localhost:9092           telemetry of a Kafka")]
+pub(crate) struct TailArgs {
+    /// Topic, by its short name or whole.
+    #[arg(long, default_value = "telemetry")]
+    pub(crate) topic: String,
+    /// How records are printed.
+    #[arg(long, value_enum, default_value_t = TailFormat::Text)]
+    pub(crate) format: TailFormat,
+    /// Brokers to read from [default: those of the running `sluice dev`, or of `--config`].
+    #[arg(long, value_name = "HOST:PORT,...")]
+    pub(crate) brokers: Option<String>,
+    /// Start at the oldest record kept instead of the next one.
+    #[arg(long)]
+    pub(crate) from_beginning: bool,
+    /// Stop after this many records.
+    #[arg(long, value_name = "N")]
+    pub(crate) count: Option<u64>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum TailFormat {
+    Text,
+    Json,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum TopicsCommand {
+    /// Create the topics that are missing; existing ones are left as they are.
+    #[command(after_help = "Example:\n  sluice topics apply --config edge.toml --partitions 24")]
+    Apply {
+        /// Partitions of each new topic. The count cannot be changed later: order per device depends on it.
+        #[arg(long, value_name = "N", default_value_t = 12, value_parser = clap::value_parser!(i32).range(1..=10_000))]
+        partitions: i32,
+        /// Copies of each record.
+        #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(i32).range(1..=32))]
+        replication_factor: i32,
+        /// Brokers [default: those of `--config`].
+        #[arg(long, value_name = "HOST:PORT,...")]
+        brokers: Option<String>,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ConfigCommand {
+    /// Print the effective configuration, secrets hidden: defaults, then the file of `--config`, then the environment.
+    Print,
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    let value = humantime_serde::re::humantime::parse_duration(text).map_err(|error| error.to_string())?;
+    if value < Duration::from_millis(1) {
+        return Err("must be at least 1ms".to_owned());
+    }
+    Ok(value)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn the_data_folder_may_stand_before_or_after_the_subcommand() {
+        for line in
+            [["sluice", "--data-dir", "d", "device", "list"], ["sluice", "device", "list", "--data-dir", "d"]]
+        {
+            let cli = Cli::try_parse_from(line).expect("both places are allowed");
+            assert_eq!(cli.global.data_dir.as_deref(), Some(std::path::Path::new("d")));
+        }
+    }
+}

@@ -1,0 +1,153 @@
+//! The device registry, wherever it is: asked over the socket of a running `sluice dev`, or in a configured store.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use anyhow::{Context as _, Result, bail};
+use sluice_store::{Device, KeyLookup, NewDevice, NewKey, PageRequest, Reason, Store};
+use sluice_types::{DeviceId, Psk, TenantId, Timestamp};
+
+use crate::args::Global;
+use crate::control::{Answer, DeviceView, Info, Request, ask};
+
+/// Devices listed per request to the store.
+const PAGE: u16 = 500;
+
+pub(crate) enum Registry {
+    /// The process that runs on this data folder.
+    Running(PathBuf),
+    /// The store of a configuration file.
+    Store { store: Store, udp: SocketAddr },
+}
+
+impl Registry {
+    pub(crate) async fn open(global: &Global) -> Result<Self> {
+        let Some(file) = &global.config else { return Ok(Self::Running(crate::folder::data_dir(global)?)) };
+        let config = crate::config::load(file)?;
+        let udp = config.edge.udp.address().or(config.edge.tcp.address());
+        let store = Store::open(&config.store).await?;
+        Ok(Self::Store { store, udp: udp.context("the configuration has no listener")? })
+    }
+
+    pub(crate) async fn add(&self, id: DeviceId, tenant: TenantId, psk: &Psk) -> Result<DeviceView> {
+        match self {
+            Self::Store { store, .. } => add(store, id, tenant, psk).await,
+            Self::Running(folder) => {
+                let request = Request::AddDevice { id, tenant, psk_hex: hex::encode(psk.expose()) };
+                expect_device(ask(folder, request).await?)
+            }
+        }
+    }
+
+    pub(crate) async fn list(&self, tenant: Option<TenantId>) -> Result<Vec<DeviceView>> {
+        match self {
+            Self::Store { store, .. } => list(store, tenant).await,
+            Self::Running(folder) => match ask(folder, Request::ListDevices { tenant }).await? {
+                Answer::Devices { devices } => Ok(devices),
+                _ => bail!(OTHER_ANSWER),
+            },
+        }
+    }
+
+    pub(crate) async fn show(&self, id: DeviceId, reveal: bool) -> Result<DeviceView> {
+        match self {
+            Self::Store { store, .. } => show(store, id, reveal).await,
+            Self::Running(folder) => expect_device(ask(folder, Request::ShowDevice { id, reveal }).await?),
+        }
+    }
+
+    pub(crate) async fn revoke(&self, id: DeviceId, reason: &str) -> Result<()> {
+        match self {
+            Self::Store { store, .. } => revoke(store, id, reason).await,
+            Self::Running(folder) => {
+                match ask(folder, Request::RevokeDevice { id, reason: reason.to_owned() }).await? {
+                    Answer::Done => Ok(()),
+                    _ => bail!(OTHER_ANSWER),
+                }
+            }
+        }
+    }
+
+    /// Where a device would dial, for snippets.
+    pub(crate) async fn device_address(&self) -> Result<SocketAddr> {
+        let listen = match self {
+            Self::Store { udp, .. } => *udp,
+            Self::Running(folder) => match ask(folder, Request::Info).await? {
+                Answer::Info(Info { udp, .. }) => udp.parse().context(OTHER_ANSWER)?,
+                _ => bail!(OTHER_ANSWER),
+            },
+        };
+        Ok(super::reachable(listen))
+    }
+}
+
+const OTHER_ANSWER: &str = "the running `sluice dev` gave an answer to another question: restart it";
+
+fn expect_device(answer: Answer) -> Result<DeviceView> {
+    match answer {
+        Answer::Device(view) => Ok(view),
+        _ => bail!(OTHER_ANSWER),
+    }
+}
+
+pub(crate) async fn add(store: &Store, id: DeviceId, tenant: TenantId, psk: &Psk) -> Result<DeviceView> {
+    let device = NewDevice { tenant, ..NewDevice::raw(id, NewKey::Individual(psk.clone())) };
+    Ok(view(store.create_device(device).await?))
+}
+
+pub(crate) async fn list(store: &Store, tenant: Option<TenantId>) -> Result<Vec<DeviceView>> {
+    let mut devices = Vec::new();
+    let mut request = PageRequest { tenant, after: None, limit: PAGE };
+    loop {
+        let page = store.list(&request).await?;
+        devices.extend(page.devices.into_iter().map(view));
+        match page.next {
+            None => return Ok(devices),
+            next => request.after = next,
+        }
+    }
+}
+
+pub(crate) async fn show(store: &Store, id: DeviceId, reveal: bool) -> Result<DeviceView> {
+    let device = store.device(id).await?.with_context(|| unknown(id))?;
+    let mut view = view(device);
+    if reveal {
+        let KeyLookup::Known(keys) = store.handshake_keys(id).await? else {
+            bail!("{id} may not connect ({}), its key is not given out", view.state)
+        };
+        view.psk_hex = keys.psks.first().map(|(_, psk)| hex::encode(psk.expose()));
+    }
+    Ok(view)
+}
+
+pub(crate) async fn revoke(store: &Store, id: DeviceId, reason: &str) -> Result<()> {
+    let reason: Reason = reason.parse()?;
+    store.revoke(id, &reason).await?;
+    Ok(())
+}
+
+fn unknown(id: DeviceId) -> String {
+    format!("no device {id} is registered: `sluice device list` shows those that are")
+}
+
+fn view(device: Device) -> DeviceView {
+    let profile = match device.profile {
+        sluice_store::Profile::Raw => "raw",
+        sluice_store::Profile::Managed => "managed",
+    };
+    DeviceView {
+        device: device.id,
+        tenant: device.tenant,
+        state: device.state.as_str().to_owned(),
+        profile: profile.to_owned(),
+        key_epochs: device.keys.iter().map(|key| key.epoch.0).collect(),
+        created: rfc3339(device.created),
+        psk_hex: None,
+    }
+}
+
+fn rfc3339(time: Timestamp) -> String {
+    let system = std::time::UNIX_EPOCH
+        + std::time::Duration::from_millis(u64::try_from(time.as_millis()).unwrap_or(0));
+    humantime_serde::re::humantime::format_rfc3339_millis(system).to_string()
+}
