@@ -286,6 +286,8 @@ pub struct NegativeSessionFrame {
 #[expect(missing_docs, reason = "the names are those of the file")]
 pub struct NegativeOutcome {
     pub result: String,
+    #[serde(rename = "delivered_hex", default)]
+    pub delivered: Vec<Bytes>,
     #[serde(default)]
     pub reference_exception: Option<String>,
     #[serde(default)]

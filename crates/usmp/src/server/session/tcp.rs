@@ -249,6 +249,12 @@ impl<P: Provider> TcpSession<P> {
         Ok(length)
     }
 
+    /// Sends a PING by [`poll_transmit`](Self::poll_transmit), as far as rule 6 of WIRE.md section 12 lets it; returns whether.
+    pub const fn ping(&mut self) -> bool {
+        self.ping = self.ping || (self.closed.is_none() && self.live.may_ping());
+        self.ping
+    }
+
     /// Writes BYE to `out`; the driver sends it and closes.
     ///
     /// # Errors

@@ -83,6 +83,15 @@ impl<P: Provider, A: Copy + Eq> UdpSession<P, A> {
         Ok(())
     }
 
+    /// Sends a PING now, as far as rule 6 of WIRE.md section 12 lets it; returns whether one leaves or is out already.
+    pub fn ping(&mut self) -> bool {
+        let may = self.may_send().is_ok() && self.live.may_ping();
+        if may && !self.downlink.is_pinging() {
+            self.downlink.want_ping();
+        }
+        may || self.downlink.is_pinging()
+    }
+
     /// Says BYE; the session is closed when it is acknowledged or given up.
     ///
     /// # Errors
