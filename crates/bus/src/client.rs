@@ -40,8 +40,9 @@ impl Window {
 }
 
 impl Voice {
+    /// Whether a line may be logged now, and if so how many were withheld before it.
     #[expect(clippy::disallowed_methods, reason = "a driver's log is limited by the clock on the wall")]
-    fn admit(&self) -> Option<u64> {
+    pub(crate) fn admit(&self) -> Option<u64> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).admit(Instant::now())
     }
 }

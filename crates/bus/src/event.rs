@@ -1,3 +1,5 @@
+use std::sync::LazyLock;
+
 use prost::Message;
 use prost_reflect::{DescriptorPool, DynamicMessage};
 use serde::Serialize as _;
@@ -9,7 +11,7 @@ use crate::{BusError, EventFormat};
 #[derive(Debug, Clone)]
 pub struct EventEncoder {
     /// The descriptors, where JSON is wanted.
-    json: Option<DescriptorPool>,
+    json: Option<&'static DescriptorPool>,
 }
 
 impl EventEncoder {
@@ -19,11 +21,7 @@ impl EventEncoder {
     ///
     /// None today; a later format may need something from outside.
     pub fn new(format: EventFormat) -> Result<Self, BusError> {
-        let json = (format == EventFormat::Json).then(|| {
-            DescriptorPool::decode(sluice_proto::DESCRIPTORS)
-                .expect("the descriptors were written by the same build")
-        });
-        Ok(Self { json })
+        Ok(Self { json: (format == EventFormat::Json).then(pool) })
     }
 
     /// Encodes a lifecycle event.
@@ -41,9 +39,19 @@ impl EventEncoder {
     fn encode(&self, event: &impl Message, name: &str) -> Vec<u8> {
         match &self.json {
             None => event.encode_to_vec(),
-            Some(pool) => json(pool, name, &event.encode_to_vec()).unwrap_or_default(),
+            Some(pool) => json(pool, name, &event.encode_to_vec())
+                .expect("the descriptors and the message are of the same build"),
         }
     }
+}
+
+/// Decoded once; they are immutable.
+fn pool() -> &'static DescriptorPool {
+    static POOL: LazyLock<DescriptorPool> = LazyLock::new(|| {
+        DescriptorPool::decode(sluice_proto::DESCRIPTORS)
+            .expect("the descriptors were written by the same build")
+    });
+    &POOL
 }
 
 /// The JSON mapping of an encoded message; `None` when the bytes are no such message.
@@ -60,8 +68,7 @@ pub(crate) fn event_as_json(ce_type: &str, payload: &[u8]) -> Option<serde_json:
     if payload.first() == Some(&b'{') {
         return serde_json::from_slice(payload).ok();
     }
-    let pool = DescriptorPool::decode(sluice_proto::DESCRIPTORS).ok()?;
-    serde_json::from_slice(&json(&pool, ce_type, payload)?).ok()
+    serde_json::from_slice(&json(pool(), ce_type, payload)?).ok()
 }
 
 #[cfg(test)]

@@ -141,6 +141,8 @@ fn passes(error: &KafkaError) -> bool {
         Some(
             Code::AllBrokersDown
                 | Code::BrokerTransportFailure
+                // No group is joined, only partitions are read; asking for its coordinator is a habit of librdkafka.
+                | Code::GroupAuthorizationFailed
                 | Code::OperationTimedOut
                 | Code::PartitionEOF
                 | Code::Resolve

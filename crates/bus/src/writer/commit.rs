@@ -167,6 +167,7 @@ impl Work {
                 // The earlier half first, to keep the order.
                 parts.push(part.split_off(part.len() / 2));
             } else if !suspected {
+                self.tell_waiting(&part);
                 self.wait_a_while()?;
             }
             count(&self.stats.repeated, part.len());
@@ -186,6 +187,17 @@ impl Work {
             }
         }
         Ok(())
+    }
+
+    fn tell_waiting(&self, part: &[Place]) {
+        let Some(&first) = part.first() else { return };
+        let entry = self.entry(first);
+        if let Answer::Failed { code, .. } = entry.answer
+            && let Some(withheld) = self.producer.context().voice().admit()
+        {
+            let topic = self.names.of(entry.topic);
+            tracing::warn!(%code, topic, records = part.len(), withheld, "Kafka does not take these records yet, they wait");
+        }
     }
 
     /// Gives an outcome to what was taken, or refused beyond doubt; returns the others in their order.

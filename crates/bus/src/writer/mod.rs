@@ -69,8 +69,9 @@ impl WriterStats {
 /// however long, records wait in their group, in order; the producer is idempotent, so its own repeats double nothing. A
 /// record is doubled, under the same `ce_id`, only when librdkafka gives it up without knowing whether it is in the log (a
 /// fatal error, a topic deleted under way) and it is produced anew, or when the process dies and its device sends it again.
-/// Within a group, records of one key keep their order unless a broker refuses one of their batch for good: the others of that batch
-/// are then produced anew, behind what was already taken.
+/// Within a group, records of one key keep their order, with two exceptions: when a broker refuses one of their batches for
+/// good, the others of that batch are produced anew, behind what was already taken; and after a fatal error, what the old producer
+/// had under way may arrive between what the new one sends.
 #[derive(Debug)]
 pub struct Writer {
     groups: Option<SyncSender<Group>>,

@@ -41,6 +41,10 @@ pub(super) fn produce_with(config: &ClientConfig, stats: &Arc<WriterStats>) -> R
 }
 
 impl Reports {
+    pub(super) const fn voice(&self) -> &Voice {
+        &self.voice
+    }
+
     /// Moves what has arrived into `taken`, which is empty; waits for something up to `within`.
     pub(super) fn take(&self, taken: &mut Vec<Report>, within: Duration) {
         debug_assert!(taken.is_empty(), "reports not read yet would be put back");
