@@ -50,7 +50,9 @@ impl TailedRecord {
     /// The value as JSON, for an event of either format.
     #[must_use]
     pub fn event(&self) -> Option<serde_json::Value> {
-        event_as_json(self.header("ce_type")?, &self.payload)
+        // A device's own JSON is no event of ours.
+        let kind = self.header("ce_type").filter(|kind| kind.starts_with("sluice.events."))?;
+        event_as_json(kind, &self.payload)
     }
 }
 
@@ -148,4 +150,25 @@ fn passes(error: &KafkaError) -> bool {
                 | Code::Resolve
         )
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_devices_own_json_is_no_event() {
+        let mut record = TailedRecord {
+            topic: "sluice.telemetry".into(),
+            partition: 0,
+            offset: 0,
+            timestamp_ms: None,
+            key: Vec::new(),
+            payload: b"{\"count\":\"3\"}".to_vec(),
+            headers: vec![("ce_type".into(), b"sluice.telemetry.raw.v1".to_vec())],
+        };
+        assert_eq!(record.event(), None);
+        record.headers = vec![("ce_type".into(), b"sluice.events.v1.SecurityEvent".to_vec())];
+        assert!(record.event().is_some(), "an event in JSON is one");
+    }
 }
