@@ -39,13 +39,17 @@ pub(super) enum Known {
 /// Which numbers of this epoch were taken, and which are committed. Numbers only increase (WIRE.md section 7, W12).
 #[derive(Debug)]
 pub(super) struct Commits<A> {
-    seen: Option<u32>,
-    committed: Option<u32>,
+    /// The highest number taken, if `any_seen`.
+    seen: u32,
+    /// The highest number committed, if `any_committed`.
+    committed: u32,
     pending: [u32; MAX_PENDING],
     echo: Option<(u32, A)>,
     len: u8,
     /// Bit n: pending n is a fragment.
     fragments: u8,
+    any_seen: bool,
+    any_committed: bool,
     /// Frame `seen` was acknowledged when it came.
     immediate: bool,
     /// Frame `seen` was a message in one frame, so that taking it can be undone.
@@ -55,12 +59,14 @@ pub(super) struct Commits<A> {
 impl<A: Copy + Eq> Commits<A> {
     pub(super) const fn new() -> Self {
         Self {
-            seen: None,
-            committed: None,
+            seen: 0,
+            committed: 0,
             pending: [0; MAX_PENDING],
             echo: None,
             len: 0,
             fragments: 0,
+            any_seen: false,
+            any_committed: false,
             immediate: false,
             whole: false,
         }
@@ -71,11 +77,11 @@ impl<A: Copy + Eq> Commits<A> {
     }
 
     pub(super) fn known(&self, seq: u32) -> Known {
-        match self.seen {
+        match self.seen() {
             Some(seen) if seq <= seen => {}
             _ => return Known::New,
         }
-        if self.committed == Some(seq) || (self.immediate && self.seen == Some(seq)) {
+        if self.committed() == Some(seq) || (self.immediate && self.seen() == Some(seq)) {
             Known::Again
         } else if self.pending().contains(&seq) {
             Known::Pending
@@ -90,14 +96,16 @@ impl<A: Copy + Eq> Commits<A> {
 
     /// Takes a number that is acknowledged at once.
     pub(super) const fn take_now(&mut self, seq: u32) {
-        self.seen = Some(seq);
+        self.seen = seq;
+        self.any_seen = true;
         self.immediate = true;
         self.whole = false;
     }
 
     /// Takes a number that is never acknowledged.
     pub(super) const fn take_silently(&mut self, seq: u32) {
-        self.seen = Some(seq);
+        self.seen = seq;
+        self.any_seen = true;
         self.immediate = false;
         self.whole = false;
     }
@@ -121,7 +129,8 @@ impl<A: Copy + Eq> Commits<A> {
     /// A pending number is committed. Returns the type that its UTACK names, and where else it goes.
     pub(super) fn commit(&mut self, seq: u32) -> Option<(FrameType, Option<A>)> {
         let (frame_type, also_to) = self.remove(seq)?;
-        self.committed = Some(self.committed.map_or(seq, |before| before.max(seq)));
+        self.committed = self.committed().map_or(seq, |before| before.max(seq));
+        self.any_committed = true;
         Some((frame_type, also_to))
     }
 
@@ -132,7 +141,7 @@ impl<A: Copy + Eq> Commits<A> {
 
     /// Undoes the taking of the newest number, if it is a message in one frame.
     pub(super) fn withdraw(&mut self, seq: u32) -> bool {
-        if !self.whole || self.seen != Some(seq) || self.remove(seq).is_none() {
+        if !self.whole || self.seen() != Some(seq) || self.remove(seq).is_none() {
             return false;
         }
         // Numbers between the one before and this one never come from a stop-and-wait sender.
@@ -141,7 +150,8 @@ impl<A: Copy + Eq> Commits<A> {
     }
 
     const fn take_silently_before(&mut self, seq: u32) {
-        self.seen = seq.checked_sub(1);
+        self.any_seen = seq > 0;
+        self.seen = seq.saturating_sub(1);
         self.immediate = false;
         self.whole = false;
     }
@@ -169,10 +179,10 @@ impl<A: Copy + Eq> Commits<A> {
     }
 
     pub(super) const fn seen(&self) -> Option<u32> {
-        self.seen
+        if self.any_seen { Some(self.seen) } else { None }
     }
 
     pub(super) const fn committed(&self) -> Option<u32> {
-        self.committed
+        if self.any_committed { Some(self.committed) } else { None }
     }
 }

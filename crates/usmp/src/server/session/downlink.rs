@@ -1,7 +1,7 @@
 use crate::crypto::Provider;
 use crate::server::timers::{Jitter, later};
 use crate::wire::{FrameType, MAX_CHUNK};
-use crate::{Instant, Rto, Secret, SessionId, seal_frame};
+use crate::{Duration, Instant, Rto, Secret, SessionId, seal_frame};
 
 /// Transmissions of one frame before it is skipped: 6.3 s at the timer's floor, 17.5 s in a fresh session.
 pub const MAX_TRANSMISSIONS: u8 = 6;
@@ -37,8 +37,9 @@ impl Kind {
 
 #[derive(Debug)]
 struct Outstanding {
-    first_sent: Instant,
     deadline: Instant,
+    /// From the first transmission to the first `deadline`.
+    wait_micros: u32,
     seq: u32,
     /// The end of its tag: a retransmission is sealed again and leaves only if it is the same.
     tag: [u8; 4],
@@ -242,14 +243,22 @@ impl Downlink {
                 return Some(self.lose());
             }
             Some(sent) => {
+                // Only a first transmission gives a sample, so the wait need not be kept.
                 sent.deadline = later(now, self.jitter.spread(self.rto.after(sent.transmissions)));
                 sent.transmissions = sent.transmissions.saturating_add(1);
             }
             None => {
                 // The number is used up before the frame leaves, whatever becomes of it.
                 self.next = seq.saturating_add(1);
-                let deadline = later(now, self.jitter.spread(self.rto.after(0)));
-                self.out = Some(Outstanding { first_sent: now, deadline, seq, tag, kind, transmissions: 1 });
+                let wait = self.jitter.spread(self.rto.after(0));
+                self.out = Some(Outstanding {
+                    deadline: later(now, wait),
+                    wait_micros: u32::try_from(wait.as_micros()).unwrap_or(u32::MAX),
+                    seq,
+                    tag,
+                    kind,
+                    transmissions: 1,
+                });
                 self.started(kind);
             }
         }
@@ -285,7 +294,10 @@ impl Downlink {
     pub(super) fn acknowledged(&mut self, now: Instant) -> Option<Outcome> {
         let out = self.out.take()?;
         if out.transmissions == 1 {
-            self.rto.sample(now.saturating_duration_since(out.first_sent));
+            let left = out.deadline.saturating_duration_since(now);
+            let late = now.saturating_duration_since(out.deadline);
+            let wait = Duration::from_micros(u64::from(out.wait_micros));
+            self.rto.sample(wait.saturating_sub(left).saturating_add(late));
         }
         match (out.kind, &mut self.message) {
             (Kind::Last, message) => {

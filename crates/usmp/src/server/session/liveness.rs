@@ -12,6 +12,11 @@ const MAX_UNANSWERED: u8 = 2;
 /// How long fragments wait for the next one: longer than the slowest sender's budget, short enough for the pool.
 pub(super) const MESSAGE_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// Milliseconds, as far as they fit: only for differences.
+const fn low_millis(now: Instant) -> u32 {
+    now.as_micros().div_euclid(1000) as u32
+}
+
 /// What to do with a PING or PONG.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Control {
@@ -28,9 +33,10 @@ pub(super) enum Control {
 pub(super) struct Liveness {
     /// The last new authentic frame; while paused, the silence before the pause as a distance from zero.
     heard: Instant,
-    /// Half-open: when the probe goes out. Unused once established.
-    probe_at: Instant,
-    window: Instant,
+    /// Half-open: when the probe goes out, after `heard`, which is the start then. Unused once established.
+    probe_ms: u32,
+    /// The start of the second in which control frames are counted, or of a pause: the low half of the milliseconds.
+    window_ms: u32,
     idle_ms: u32,
     /// 0: never.
     keepalive_ms: u32,
@@ -49,11 +55,11 @@ pub(super) struct Liveness {
 }
 
 impl Liveness {
-    pub(super) fn new(now: Instant, probe_at: Instant, config: &SessionConfig) -> Self {
+    pub(super) fn new(now: Instant, probe_after: Duration, config: &SessionConfig) -> Self {
         Self {
             heard: now,
-            probe_at,
-            window: now,
+            probe_ms: millis(probe_after),
+            window_ms: low_millis(now),
             idle_ms: millis(config.idle_timeout),
             keepalive_ms: config.keepalive.map_or(0, millis),
             probe_after_ms: millis(config.probe_after),
@@ -84,8 +90,8 @@ impl Liveness {
 
     pub(super) fn confirm(&mut self, now: Instant) {
         if !core::mem::replace(&mut self.confirmed, true) {
-            let soon = later(now, Duration::from_millis(u64::from(self.probe_after_ms)));
-            self.probe_at = self.probe_at.min(soon);
+            let soon = millis(now.saturating_duration_since(self.heard)).saturating_add(self.probe_after_ms);
+            self.probe_ms = self.probe_ms.min(soon);
         }
     }
 
@@ -95,9 +101,14 @@ impl Liveness {
         self.pings = 0;
     }
 
+    /// Since the counting second, or the pause, began; right for 49 days.
+    fn in_window_for(&self, now: Instant) -> Duration {
+        Duration::from_millis(u64::from(low_millis(now).wrapping_sub(self.window_ms)))
+    }
+
     pub(super) fn control(&mut self, now: Instant) -> Control {
-        if now.saturating_duration_since(self.window) >= CONTROL_WINDOW {
-            self.window = now;
+        if self.in_window_for(now) >= CONTROL_WINDOW {
+            self.window_ms = low_millis(now);
             self.in_window = 0;
         }
         if self.in_window < CONTROL_PER_SECOND {
@@ -135,7 +146,8 @@ impl Liveness {
             return None;
         }
         if !self.established {
-            return (!self.probed).then_some(self.probe_at);
+            let probe_at = later(self.heard, Duration::from_millis(u64::from(self.probe_ms)));
+            return (!self.probed).then_some(probe_at);
         }
         if self.keepalive_ms == 0 || self.pings >= MAX_UNANSWERED {
             return None;
@@ -170,7 +182,7 @@ impl Liveness {
         if !core::mem::replace(&mut self.paused, true) {
             let silence = now.saturating_duration_since(self.heard);
             self.heard = later(Instant::ZERO, silence);
-            self.window = now;
+            self.window_ms = low_millis(now);
         }
     }
 
@@ -181,10 +193,10 @@ impl Liveness {
                 now.as_micros().saturating_sub(u64::try_from(silence.as_micros()).unwrap_or(u64::MAX)),
             );
             // What a device may have sent meanwhile within the limit.
-            let seconds = now.saturating_duration_since(self.window).as_secs().saturating_add(1);
+            let seconds = self.in_window_for(now).as_secs().saturating_add(1);
             let credit = seconds.saturating_mul(u64::from(CONTROL_PER_SECOND));
             self.credit = self.credit.saturating_add(u8::try_from(credit).unwrap_or(u8::MAX));
-            self.window = now;
+            self.window_ms = low_millis(now);
             self.in_window = 0;
         }
     }

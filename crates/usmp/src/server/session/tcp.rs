@@ -5,7 +5,7 @@ use super::SessionKeysFor;
 use super::commit::CommitToken;
 use super::liveness::{Control, Liveness, MESSAGE_TIMEOUT};
 use crate::crypto::Provider;
-use crate::server::timers::{earliest, later};
+use crate::server::timers::earliest;
 use crate::server::{CloseReason, DropReason, MessageHandle, MessagePool, SendError, SessionConfig};
 use crate::wire::{
     FrameType, HEADER, Header, MAX_CHUNK, MAX_FRAGMENTS, MAX_MESSAGE, SEAL_OVERHEAD, StreamDecode,
@@ -83,7 +83,7 @@ impl<P: Provider> TcpSession<P> {
             keys,
             session_id,
             // The stream delivers SESSION_OK before anything else.
-            live: Liveness::new(now, later(now, config.probe_after), config),
+            live: Liveness::new(now, config.probe_after, config),
             reassembly: Reassembly::new(),
             buffer: None,
             expected: 0,

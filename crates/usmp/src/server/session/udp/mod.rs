@@ -11,7 +11,7 @@ use super::lingering::Lingering;
 use super::liveness::{Liveness, MESSAGE_TIMEOUT};
 use super::rekey::RekeyMemory;
 use crate::crypto::Provider;
-use crate::server::timers::{earliest, later};
+use crate::server::timers::earliest;
 use crate::server::{CloseReason, FragmentAck, MessageHandle, MessagePool, SessionConfig};
 use crate::wire::{Utack, UtackBytes};
 use crate::{Instant, Reassembly, SessionId, SessionKeys};
@@ -139,7 +139,7 @@ impl<P: Provider, A: Copy + Eq> UdpSession<P, A> {
             keys,
             session_id,
             memory: RekeyMemory::Nothing,
-            live: Liveness::new(now, later(now, config.probe_at_latest), config),
+            live: Liveness::new(now, config.probe_at_latest, config),
             downlink: Downlink::new(seed),
             commits: Commits::new(),
             path,
