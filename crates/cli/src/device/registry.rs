@@ -24,7 +24,7 @@ impl Registry {
     pub(crate) async fn open(global: &Global) -> Result<Self> {
         let Some(file) = &global.config else { return Ok(Self::Running(crate::folder::data_dir(global)?)) };
         let config = crate::config::load(file)?;
-        let udp = config.edge.udp.address().or(config.edge.tcp.address());
+        let udp = config.edge.udp.address().or_else(|| config.edge.tcp.address());
         let store = Store::open(&config.store).await?;
         Ok(Self::Store { store, udp: udp.context("the configuration has no listener")? })
     }
