@@ -289,3 +289,6 @@ impl Telemetry {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
