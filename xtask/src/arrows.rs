@@ -28,6 +28,7 @@ const ALLOWED: [(&str, &[&str]); 15] = [
             "usmp",
         ],
     ),
+    ("sluice-sim", &["usmp"]),
     ("sluice-test-env", &[]),
     ("sluice-cli", &["*"]),
     ("sluice-tests", &["*"]),

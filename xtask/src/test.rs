@@ -59,7 +59,8 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         }
     };
 
-    let report = target()?.join("nextest").join("default").join("junit.xml");
+    // The runner keeps its reports in the workspace, wherever cargo builds.
+    let report = source::root()?.join("target").join("nextest").join("default").join("junit.xml");
     // A report of an earlier run must not be counted for this one.
     if report.exists() {
         fs::remove_file(&report).with_context(|| format!("cannot remove {}", report.display()))?;
@@ -69,7 +70,9 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         with_servers(command.args(["nextest", "run"]).args(&profile).args(&options.nextest));
         command.status().context("cannot run cargo nextest")
     })?;
-    let suites = junit::suites(&fs::read_to_string(&report).unwrap_or_default());
+    let text = fs::read_to_string(&report)
+        .with_context(|| format!("the test runner left no {}", report.display()))?;
+    let suites = junit::suites(&text);
     let failed: u64 = suites.iter().map(|s| s.failed).sum();
     let mut sum = (suites.iter().map(|s| s.tests).sum::<u64>().saturating_sub(failed), failed);
     let mut good = status.success();
