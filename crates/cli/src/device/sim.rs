@@ -24,6 +24,8 @@ pub(crate) struct Schedule {
 /// What a connection came to.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Tally {
+    /// Whether the session was open at all.
+    pub(crate) connected: bool,
     /// Records that the edge acknowledged (UDP), or that the connection took (TCP).
     pub(crate) sent: u64,
     /// Records that were given up.
@@ -61,7 +63,13 @@ pub(super) async fn run(args: SimArgs) -> Result<()> {
     println!("{verb} {}, failed {}, received {}", tally.sent, tally.failed, tally.received);
     match reason {
         CloseReason::Bye | CloseReason::ByeUnacknowledged => Ok(()),
-        other => bail!("the connection to {} ended: {other}", args.connect),
+        other if tally.connected => bail!("the connection to {} ended: {other}", args.connect),
+        // A server says nothing to a device that it does not accept.
+        other => bail!(
+            "no session with {}: {other}; is {} registered there, not revoked, and this its key?",
+            args.connect,
+            args.id
+        ),
     }
 }
 
@@ -81,7 +89,10 @@ pub(crate) async fn run_device(
     loop {
         tokio::select! {
             happening = device.next() => match happening {
-                Happening::Connected => due = Some(Instant::now()),
+                Happening::Connected => {
+                    tally.connected = true;
+                    due = Some(Instant::now());
+                }
                 Happening::Done => {
                     tally.sent += 1;
                     under_way = false;
