@@ -3,7 +3,7 @@
 //! A penalty is keyed by (verified address, device id): other devices behind the same NAT, and the same device elsewhere, are
 //! not affected; an address that nobody verified is never penalised (WIRE.md section 14, W8 and W9).
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::net::{IpAddr, Ipv6Addr};
 use std::time::Duration;
 
@@ -93,6 +93,29 @@ impl Penalties {
     }
 }
 
+/// Unproven peers by their places in a table, oldest first. Places whose peer is gone stay until there are more of them than of
+/// others, so the queue is never longer than twice the table and some.
+#[derive(Debug, Default)]
+pub(crate) struct Queue {
+    places: VecDeque<(u32, u32)>,
+}
+
+impl Queue {
+    /// Adds the place and serial number of the newest. `alive` tells of a place whether that peer is still there, `count` how
+    /// many are.
+    pub(crate) fn push(&mut self, place: (u32, u32), count: usize, alive: impl Fn((u32, u32)) -> bool) {
+        if self.places.len() > 2 * count + 64 {
+            self.places.retain(|&place| alive(place));
+        }
+        self.places.push_back(place);
+    }
+
+    /// The oldest of those that `fits`, which none does whose peer is gone.
+    pub(crate) fn oldest(&self, fits: impl Fn((u32, u32)) -> bool) -> Option<u32> {
+        self.places.iter().copied().find(|&place| fits(place)).map(|(at, _)| at)
+    }
+}
+
 /// How many unproven peers each network has in a table, so that one network makes room at its own cost.
 #[derive(Debug)]
 pub(crate) struct Shares {
@@ -126,6 +149,10 @@ impl Shares {
         } else {
             Room::Free
         }
+    }
+
+    pub(crate) const fn total(&self) -> usize {
+        self.total
     }
 
     pub(crate) fn enter(&mut self, address: IpAddr) {
@@ -202,6 +229,17 @@ mod tests {
         }
         assert_eq!(penalties.failures.len(), 8);
         assert!(penalties.waits(at(99), ip("192.0.2.1"), DeviceId([2, 0, 0, 0, 1, 99])), "the newest stays");
+    }
+
+    #[test]
+    fn the_queue_of_unproven_peers_forgets_those_that_are_gone() {
+        let mut queue = Queue::default();
+        for serial in 0..100_000 {
+            queue.push((serial % 10, serial), 10, |(_, other)| other + 10 > serial);
+        }
+        assert!(queue.places.len() <= 2 * 10 + 64 + 1, "{} places", queue.places.len());
+        assert_eq!(queue.oldest(|(_, serial)| serial >= 99_990), Some(0));
+        assert_eq!(queue.oldest(|_| false), None);
     }
 
     #[test]

@@ -179,7 +179,7 @@ impl Edge {
 
     /// Ends it: nobody new, then what was received is committed, devices are told, the writers flush. Bounded by the configured
     /// deadline.
-    pub async fn drain(self) -> Ending {
+    pub async fn drain(mut self) -> Ending {
         for shard in &self.shards {
             shard.link.send(ToShard::StopAccepting).await;
         }
@@ -191,7 +191,7 @@ impl Edge {
         let deadline = tokio::time::sleep(self.config.drain.deadline);
         tokio::pin!(deadline);
         let (mut unknown_records, mut late) = (0, false);
-        for Running { link, mut ended } in self.shards {
+        for Running { link, mut ended } in std::mem::take(&mut self.shards) {
             let given_up = tokio::select! {
                 given_up = &mut ended => given_up.unwrap_or(0),
                 () = &mut deadline, if !late => {
@@ -207,6 +207,16 @@ impl Edge {
         // Look-ups have their own time limits; what still runs serves nobody.
         let _ = tokio::time::timeout(RESERVE, self.tasks.wait()).await;
         if late || unknown_records > 0 { Ending::Late { unknown_records } } else { Ending::Complete }
+    }
+}
+
+/// An edge that is dropped instead of drained stops at once: nothing more is acknowledged, devices come again.
+impl Drop for Edge {
+    fn drop(&mut self) {
+        self.stop.cancel();
+        for shard in &self.shards {
+            shard.link.try_stop();
+        }
     }
 }
 

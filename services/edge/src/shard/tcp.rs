@@ -20,7 +20,7 @@ use super::keys::Keys;
 use super::records::Message;
 use super::tcp_handshake::{Handshake, Progress};
 use super::tcp_session::{Live, Outcome};
-use crate::admission::{Room, Shares, network};
+use crate::admission::{Queue, Room, Shares, network};
 use crate::counts::{Count, drop_count};
 use crate::link::{SendError, SendReply, SessionRef};
 use crate::proxy;
@@ -87,8 +87,8 @@ pub(crate) struct Tcp<P: Provider> {
     connections: Slab<Connection<P>>,
     timers: Timers,
     shares: Shares,
-    /// Unproven connections, oldest first; entries of ended or proven ones are skipped.
-    order: VecDeque<(u32, u32)>,
+    /// Unproven connections; proven ones count as gone.
+    order: Queue,
     /// Connections to read from, each once.
     ready: VecDeque<u32>,
     /// Connections that are not read from until there is room for records.
@@ -110,7 +110,7 @@ impl<P: Provider> Tcp<P> {
             connections: Slab::new(core.config.limits.tcp_connections.get() as usize),
             timers: Timers::default(),
             shares: Shares::new(unproven),
-            order: VecDeque::new(),
+            order: Queue::default(),
             ready: VecDeque::new(),
             held_back: Vec::new(),
             starved: Vec::new(),
@@ -240,7 +240,11 @@ impl<P: Provider> Tcp<P> {
             self.registry.register(connection.stream.socket_mut(), token, interest).is_ok()
         });
         self.shares.enter(peer.ip());
-        self.order.push_back((at, serial));
+        let connections = &self.connections;
+        let alive = |(at, serial)| {
+            connections.get(at).is_some_and(|found| found.serial == serial && found.unproven.is_some())
+        };
+        self.order.push((at, serial), self.shares.total(), alive);
         if !registered {
             return self.end(core, at, End::Gone);
         }
@@ -656,15 +660,13 @@ impl<P: Provider> Tcp<P> {
 
     fn evict(&mut self, core: &mut Core, address: Option<IpAddr>) {
         let own = address.map(network);
-        let (connections, order) = (&self.connections, &mut self.order);
-        order.retain(|&(at, serial)| {
-            connections.get(at).is_some_and(|found| found.serial == serial && found.unproven.is_some())
+        let connections = &self.connections;
+        let oldest = self.order.oldest(|(at, serial)| {
+            let found = connections.get(at).filter(|found| found.serial == serial);
+            let theirs = found.and_then(|found| found.unproven).map(network);
+            theirs.is_some() && (own.is_none() || own == theirs)
         });
-        let oldest = order.iter().copied().find(|&(at, _)| {
-            let theirs = connections.get(at).and_then(|found| found.unproven).map(network);
-            own.is_none() || own == theirs
-        });
-        if let Some((at, _)) = oldest {
+        if let Some(at) = oldest {
             self.end(core, at, End::Evicted);
         }
     }

@@ -15,7 +15,7 @@ use usmp::{CookieSecrets, Instant, SessionId};
 
 use super::core::{Core, address_bytes, random, random_secret};
 use super::keys::Keys;
-use crate::admission::{Room, Shares};
+use crate::admission::{Queue, Room, Shares};
 use crate::config::EdgeConfig;
 use crate::counts::Count;
 use crate::security::Named;
@@ -94,8 +94,7 @@ pub(crate) struct UdpHandshakes<P: Provider> {
     by_address: Index,
     timers: Timers,
     shares: Shares,
-    /// Oldest first; entries of ended handshakes are skipped.
-    order: VecDeque<(u32, u32)>,
+    order: Queue,
     retries: Box<RetryRing<SocketAddr, RETRY_PLACES>>,
     cookies: Cookies,
     hellos: VecDeque<(SocketAddr, Hello)>,
@@ -113,7 +112,7 @@ impl<P: Provider> UdpHandshakes<P> {
             by_address: Index::default(),
             timers: Timers::default(),
             shares: Shares::new(places),
-            order: VecDeque::new(),
+            order: Queue::default(),
             retries: Box::new(RetryRing::new()),
             cookies,
             hellos: VecDeque::with_capacity(WAITING),
@@ -220,7 +219,8 @@ impl<P: Provider> UdpHandshakes<P> {
         let table = &self.table;
         self.by_address.insert(&source, at, |other| table.get(other).map(|pending| pending.address));
         self.shares.enter(source.ip());
-        self.order.push_back((at, serial));
+        let alive = |(at, serial)| table.get(at).is_some_and(|pending| pending.serial == serial);
+        self.order.push((at, serial), table.len(), alive);
         core.counts.one(Count::HandshakesUdp);
         acknowledge(out, source, FrameType::Hello, hello.seq);
         self.ask_keys(core, at);
@@ -234,7 +234,13 @@ impl<P: Provider> UdpHandshakes<P> {
         if core.lookups.try_start(handshake, device) {
             pending.keys = Keys::Asked;
         } else {
-            self.unasked.push_back((at, pending.serial));
+            let place = (at, pending.serial);
+            if self.unasked.len() > 2 * self.table.len() + 64 {
+                let table = &self.table;
+                self.unasked
+                    .retain(|&(at, serial)| table.get(at).is_some_and(|pending| pending.serial == serial));
+            }
+            self.unasked.push_back(place);
         }
     }
 
@@ -463,21 +469,19 @@ impl<P: Provider> UdpHandshakes<P> {
         self.timers.cancel(at);
         self.table.remove(at);
         core.counts.one(Count::HandshakesEndedUdp);
-        if self.table.len() == 0 {
-            self.order.clear();
-        }
     }
 
     /// Makes room at the cost of the oldest handshake, of that network only if one is named.
     fn evict(&mut self, core: &Core, network_of: Option<SocketAddr>) {
         let own = network_of.map(|address| crate::admission::network(address.ip()));
-        let (table, order) = (&self.table, &mut self.order);
-        order.retain(|&(at, serial)| table.get(at).is_some_and(|pending| pending.serial == serial));
-        let oldest = order.iter().copied().find(|&(at, _)| {
-            let network = table.get(at).map(|pending| crate::admission::network(pending.address.ip()));
-            own.is_none() || own == network
+        let table = &self.table;
+        let oldest = self.order.oldest(|(at, serial)| {
+            let pending = table.get(at).filter(|pending| pending.serial == serial);
+            pending.is_some_and(|pending| {
+                own.is_none_or(|own| own == crate::admission::network(pending.address.ip()))
+            })
         });
-        if let Some((at, _)) = oldest {
+        if let Some(at) = oldest {
             core.counts.one(Count::DroppedEvicted);
             self.end(core, at);
         }
