@@ -4,7 +4,6 @@
 //! outcomes come back in the same order, and only they free acknowledgements.
 
 use std::collections::VecDeque;
-use std::net::SocketAddr;
 
 use sluice_bus::{EventEncoder, EventRecord, Group, GroupFull, Outcome, Telemetry, Topic, Writer};
 use sluice_types::Timestamp;
@@ -15,6 +14,7 @@ use crate::config::LimitsConfig;
 use crate::counts::{Count, Counts};
 use crate::events::Event;
 use crate::link::SessionRef;
+use crate::path::Path;
 use crate::stream::SCRATCH;
 
 /// A group that the writer is through with.
@@ -46,7 +46,7 @@ pub(crate) struct Message {
     pub(crate) session: SessionRef,
     pub(crate) token: CommitToken,
     /// UDP: where it came from, and its UTACK goes.
-    pub(crate) source: Option<SocketAddr>,
+    pub(crate) source: Option<Path>,
 }
 
 /// A group and its messages, by their number in it.
@@ -133,7 +133,7 @@ impl Records {
     ) -> Result<(), GroupFull> {
         let record = Telemetry {
             tenant,
-            device: session.device.to_hex(),
+            device: session.facts.device.to_hex(),
             session: session.id.0,
             epoch: message.token.epoch,
             seq: message.token.seq,
@@ -213,7 +213,10 @@ impl Records {
                 return;
             }
         }
-        if let Some(filling) = self.open.take_if(|open| !open.group.is_empty())
+        // The last group stays and grows until another one is back: small ones on their way must not leave no room.
+        let may_go = !self.free.is_empty() || self.open.as_ref().is_some_and(|open| !self.fits(open));
+        if may_go
+            && let Some(filling) = self.open.take_if(|open| !open.group.is_empty())
             && let Err(filling) = self.hand_over(filling)
         {
             self.open = Some(filling);
