@@ -28,7 +28,7 @@ pub(crate) enum Event {
 pub(crate) enum Change {
     Opened,
     Closed { reason: CloseReason, lasted: Duration },
-    Moved { from: SocketAddr, count: u32 },
+    Moved { from: SocketAddr, count: u16 },
 }
 
 pub(crate) fn lifecycle(at: Timestamp, session: &Session, tenants: &Tenants, change: Change) -> Event {
@@ -38,14 +38,14 @@ pub(crate) fn lifecycle(at: Timestamp, session: &Session, tenants: &Tenants, cha
             "opened".to_owned(),
             ProtoChange::Opened(SessionOpened {
                 peer: session.peer.to_string(),
-                key_epoch: session.key_epoch,
+                key_epoch: session.facts.key_epoch,
             }),
         ),
         Change::Closed { reason, lasted } => (
             "closed".to_owned(),
             ProtoChange::Closed(SessionClosed {
                 reason: reason.into(),
-                messages: session.messages,
+                messages: session.facts.messages.into(),
                 duration_s: lasted.as_secs(),
             }),
         ),
@@ -59,8 +59,8 @@ pub(crate) fn lifecycle(at: Timestamp, session: &Session, tenants: &Tenants, cha
         revision: REVISION,
         event_id: format!("{id}.{kind}"),
         time_unix_ms: at.as_millis(),
-        tenant: tenants.name(session.tenant).map(|name| name.as_str().to_owned()).unwrap_or_default(),
-        device: session.device.to_string(),
+        tenant: tenants.name(session.facts.tenant).map(|name| name.as_str().to_owned()).unwrap_or_default(),
+        device: session.facts.device.to_string(),
         session: id,
         transport: transport.into(),
         change: Some(change),

@@ -20,6 +20,7 @@ mod fleet;
 mod handle;
 mod link;
 mod lookups;
+mod path;
 mod process;
 mod proxy;
 mod security;

@@ -194,10 +194,10 @@ impl Core {
     /// Gives back the session's place and tells everybody that it is over.
     pub(crate) fn session_ended(&mut self, session: &Session, at: u32, reason: CloseReason) {
         self.give_back_session_place();
-        let lasted = self.now - session.opened;
+        let lasted = self.now - session.facts.opened;
         self.announce(session, Change::Closed { reason, lasted });
-        let gone = self.session_ref(session.tcp, at, session.serial);
-        self.fleet.tell(ToFleet::Ended { session: gone, device: session.device });
+        let gone = self.session_ref(session.tcp, at, session.facts.serial);
+        self.fleet.tell(ToFleet::Ended { session: gone, device: session.facts.device });
     }
 
     pub(crate) fn announce(&mut self, session: &Session, change: Change) {

@@ -5,21 +5,27 @@ use sluice_types::DeviceId;
 use usmp::{Instant, SessionId};
 
 /// What the edge knows about a session beside its protocol state.
-#[derive(Debug, Clone)]
-pub(crate) struct Session {
-    pub(crate) id: SessionId,
-    pub(crate) peer: SocketAddr,
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Facts {
+    pub(crate) opened: Instant,
     pub(crate) device: DeviceId,
-    pub(crate) tcp: bool,
     /// Whether a sealed frame of it was authentic.
     pub(crate) established: bool,
     /// Number of its tenant in this shard.
     pub(crate) tenant: u32,
     pub(crate) key_epoch: u32,
     pub(crate) serial: u32,
-    pub(crate) opened: Instant,
     /// Messages committed.
-    pub(crate) messages: u64,
+    pub(crate) messages: u32,
+}
+
+/// A session as records and events name it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Session {
+    pub(crate) id: SessionId,
+    pub(crate) peer: SocketAddr,
+    pub(crate) tcp: bool,
+    pub(crate) facts: Facts,
 }
 
 /// What the machine's reason is called in events.

@@ -12,7 +12,7 @@ use usmp::wire::HelloAck;
 
 use super::core::{Core, random, random_secret};
 use super::keys::Keys;
-use super::session::Session;
+use super::session::{Facts, Session};
 use super::tcp_session::Live;
 use crate::counts::Count;
 use crate::security::Named;
@@ -165,18 +165,9 @@ impl<P: Provider> Handshake<P> {
             return Err(Refusal::LowOrder(Named { device, tenant }));
         };
         core.penalties.succeeded(peer.ip(), usmp::DeviceId(*device.as_bytes()));
-        let session = Session {
-            id,
-            peer,
-            device,
-            tcp: true,
-            established: false,
-            tenant,
-            key_epoch,
-            serial,
-            opened: core.now,
-            messages: 0,
-        };
+        let facts =
+            Facts { opened: core.now, device, established: false, tenant, key_epoch, serial, messages: 0 };
+        let session = Session { id, peer, tcp: true, facts };
         Ok((Box::new(Live::new(machine, session, self.looked_up)), session_ok))
     }
 

@@ -38,8 +38,12 @@ impl<P: Provider> Live<P> {
 
     pub(crate) fn announce_birth(&self, core: &mut Core, at: u32) {
         core.counts.one(Count::SessionsOpenedTcp);
-        let session = core.session_ref(true, at, self.session.serial);
-        core.fleet.tell(ToFleet::Born { session, device: self.session.device, looked_up: self.looked_up });
+        let session = core.session_ref(true, at, self.session.facts.serial);
+        core.fleet.tell(ToFleet::Born {
+            session,
+            device: self.session.facts.device,
+            looked_up: self.looked_up,
+        });
     }
 
     /// Takes the frame at the start of `bytes`.
@@ -50,7 +54,7 @@ impl<P: Provider> Live<P> {
         stream: &mut Stream,
         bytes: &mut [u8],
     ) -> Result<Outcome, DropReason> {
-        let session = core.session_ref(true, at, self.session.serial);
+        let session = core.session_ref(true, at, self.session.facts.serial);
         let received = self.machine.receive(core.now, bytes, &mut core.buffers);
         let consumed = match received {
             Ok(TcpReceived::NeedMore(_)) => return Ok(Outcome::NeedMore),
@@ -60,7 +64,8 @@ impl<P: Provider> Live<P> {
             Ok(TcpReceived::Control { consumed } | TcpReceived::Rekeyed { consumed, .. }) => consumed,
             Ok(TcpReceived::Bye { .. }) => return Ok(Outcome::Closed(CloseReason::Bye)),
             Ok(TcpReceived::Message { consumed, token, payload }) => {
-                let tenant = core.tenants.name(self.session.tenant).map_or("", |tenant| tenant.as_str());
+                let tenant =
+                    core.tenants.name(self.session.facts.tenant).map_or("", |tenant| tenant.as_str());
                 let message = Message { session, token, source: None };
                 // Room was asked for before the bytes were read.
                 let added = core.records.message(core.wall, &self.session, tenant, message, payload);
@@ -78,10 +83,10 @@ impl<P: Provider> Live<P> {
     }
 
     fn establish(&mut self, core: &mut Core, at: u32) {
-        self.session.established = true;
+        self.session.facts.established = true;
         core.announce(&self.session, Change::Opened);
-        let session = core.session_ref(true, at, self.session.serial);
-        core.fleet.tell(ToFleet::Established { session, device: self.session.device });
+        let session = core.session_ref(true, at, self.session.facts.serial);
+        core.fleet.tell(ToFleet::Established { session, device: self.session.facts.device });
     }
 
     fn transmit(&mut self, now: Instant, stream: &mut Stream) -> Result<(), ()> {
@@ -125,7 +130,7 @@ impl<P: Provider> Live<P> {
     pub(crate) fn handle_timeout(&mut self, core: &Core, stream: &mut Stream) -> Option<CloseReason> {
         self.machine.handle_timeout(core.now);
         if let Some(reason) = self.machine.closed() {
-            return Some(if self.session.established {
+            return Some(if self.session.facts.established {
                 close_reason(reason)
             } else {
                 CloseReason::NeverEstablished
@@ -147,11 +152,11 @@ impl<P: Provider> Live<P> {
     }
 
     pub(crate) const fn named(&self) -> Named {
-        Named { device: self.session.device, tenant: self.session.tenant }
+        Named { device: self.session.facts.device, tenant: self.session.facts.tenant }
     }
 
     pub(crate) const fn count_committed(&mut self) {
-        self.session.messages += 1;
+        self.session.facts.messages = self.session.facts.messages.saturating_add(1);
     }
 
     /// Gives back what the session held and tells everybody.

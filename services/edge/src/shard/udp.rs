@@ -274,7 +274,7 @@ fn open<P: Provider>(
         let handshake = accepted.handshake;
         match sessions.open(core, accepted) {
             Some(at) => handshakes.attach(handshake, at),
-            None => handshakes.done(core, handshake),
+            None => handshakes.failed(core, handshake),
         }
     }
 }

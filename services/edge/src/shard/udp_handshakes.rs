@@ -18,6 +18,7 @@ use super::keys::Keys;
 use crate::admission::{Queue, Room, Shares};
 use crate::config::EdgeConfig;
 use crate::counts::Count;
+use crate::path::Path;
 use crate::security::Named;
 use crate::table::{Index, Slab};
 use crate::timers::Timers;
@@ -50,7 +51,7 @@ struct Pending<P: Provider> {
 
 /// What a right proof gives.
 pub(crate) struct Accepted<P: Provider> {
-    pub(crate) machine: UdpSession<P, SocketAddr>,
+    pub(crate) machine: UdpSession<P, Path>,
     pub(crate) id: SessionId,
     pub(crate) handshake: (u32, u32),
     pub(crate) device: usmp::DeviceId,
@@ -334,7 +335,7 @@ impl<P: Provider> UdpHandshakes<P> {
         }
         core.take_exchange();
         pending.ack = None;
-        match pending.machine.accept(core.now, proof, id, address, &self.session_config) {
+        match pending.machine.accept(core.now, proof, id, address.into(), &self.session_config) {
             Ok(machine) => {
                 core.penalties.succeeded(address.ip(), device);
                 acknowledge(out, address, FrameType::HelloAck, ack.seq);
@@ -379,7 +380,16 @@ impl<P: Provider> UdpHandshakes<P> {
     }
 
     /// The session is established or gone: SESSION_OK need not be repeated.
-    pub(crate) fn done(&mut self, core: &Core, handshake: (u32, u32)) {
+    pub(crate) fn done(&mut self, core: &Core, address: SocketAddr, session: u32) {
+        if let Some(at) = self.find(address)
+            && self.table.get(at).is_some_and(|pending| pending.session == Some(session))
+        {
+            self.end(core, at);
+        }
+    }
+
+    /// No session came of it after all.
+    pub(crate) fn failed(&mut self, core: &Core, handshake: (u32, u32)) {
         let (at, serial) = handshake;
         if self.table.get(at).is_some_and(|pending| pending.serial == serial) {
             self.end(core, at);

@@ -13,11 +13,12 @@ use usmp::wire::Utack;
 
 use super::core::Core;
 use super::records::Message;
-use super::session::{Session, close_reason};
+use super::session::{Facts, Session, close_reason};
 use super::udp_handshakes::{Accepted, UdpHandshakes};
 use crate::counts::{Count, Counts, drop_count};
 use crate::events::Change;
 use crate::link::{SendError, SendReply, SessionRef, ToFleet};
+use crate::path::Path;
 use crate::security::Named;
 use crate::table::{Index, Slab};
 use crate::timers::Timers;
@@ -27,14 +28,10 @@ use crate::udp_io::Outbound;
 const WAITING_PER_DEVICE: usize = 16;
 
 struct Live<P: Provider> {
-    machine: UdpSession<P, SocketAddr>,
-    session: Session,
-    /// The handshake that repeats SESSION_OK until the session is established.
-    handshake: Option<(u32, u32)>,
+    machine: UdpSession<P, Path>,
+    facts: Facts,
     downlink: Option<Box<Downlink>>,
-    /// The address that may become the session's next one, as the table knows it.
-    candidate: Option<SocketAddr>,
-    moves: u32,
+    moves: u16,
     /// BYE was sent; what is awaited is its UTACK.
     farewell: Option<CloseReason>,
 }
@@ -46,7 +43,24 @@ struct Downlink {
     waiting: VecDeque<(Box<[u8]>, SendReply)>,
 }
 
+/// The addresses of a session before something happened to it, by which the tables know it until they follow.
+type Known = (Path, Option<Path>);
+
 impl<P: Provider> Live<P> {
+    fn known(&self) -> Known {
+        (self.machine.path(), self.machine.candidate_path())
+    }
+
+    /// The session as records and events name it.
+    fn session(&self) -> Session {
+        Session {
+            id: self.machine.session_id(),
+            peer: self.machine.path().address(),
+            tcp: false,
+            facts: self.facts,
+        }
+    }
+
     /// Starts the next message that waits, if none is on its way. Gives the number of those that are over.
     fn pump(&mut self, counts: &Counts) -> usize {
         let Some(downlink) = &mut self.downlink else { return 0 };
@@ -85,7 +99,7 @@ impl<P: Provider> Live<P> {
         let message = current.map_or(&[][..], |(payload, _)| payload);
         let mut frame = [0; usmp::wire::MAX_FRAME];
         while let Some(transmit) = self.machine.poll_transmit(now, message, &mut frame) {
-            out.push(transmit.to, frame.get(..transmit.length).unwrap_or_default());
+            out.push(transmit.to.address(), frame.get(..transmit.length).unwrap_or_default());
         }
     }
 }
@@ -126,27 +140,16 @@ impl<P: Provider> UdpSessions<P> {
         let serial = core.next_serial();
         let device = sluice_types::DeviceId::from_bytes(accepted.device.0);
         let prefix = accepted.id.prefix();
-        let session = Session {
-            id: accepted.id,
-            peer: accepted.address,
+        let facts = Facts {
+            opened: core.now,
             device,
-            tcp: false,
             established: false,
             tenant: accepted.tenant,
             key_epoch: accepted.key_epoch,
             serial,
-            opened: core.now,
             messages: 0,
         };
-        let live = Live {
-            machine: accepted.machine,
-            session,
-            handshake: Some(accepted.handshake),
-            downlink: None,
-            candidate: None,
-            moves: 0,
-            farewell: None,
-        };
+        let live = Live { machine: accepted.machine, facts, downlink: None, moves: 0, farewell: None };
         // Of 2^26 random names per shard one may be taken; the device then tries again.
         if self.knows(prefix) {
             core.give_back_session_place();
@@ -158,8 +161,9 @@ impl<P: Provider> UdpSessions<P> {
             return None;
         };
         let table = &self.table;
-        self.by_prefix.insert(&prefix, at, |other| table.get(other).map(|live| live.session.id.prefix()));
-        self.point_address(accepted.address, at);
+        self.by_prefix
+            .insert(&prefix, at, |other| table.get(other).map(|live| live.machine.session_id().prefix()));
+        self.point_address(accepted.address.into(), at);
         core.counts.one(Count::SessionsOpenedUdp);
         let session = core.session_ref(false, at, serial);
         core.fleet.tell(ToFleet::Born { session, device, looked_up: accepted.looked_up });
@@ -174,7 +178,7 @@ impl<P: Provider> UdpSessions<P> {
 
     /// Whether a session speaks with this address.
     pub(crate) fn hears(&self, address: SocketAddr) -> bool {
-        self.find_address(address).is_some()
+        self.find_address(address.into()).is_some()
     }
 
     /// Takes a sealed frame of a session that is known.
@@ -191,12 +195,17 @@ impl<P: Provider> UdpSessions<P> {
             return self.sealed_after_end(core, out, source, prefix, datagram);
         };
         let Some(live) = self.table.get_mut(at) else { return };
-        let session = core.session_ref(false, at, live.session.serial);
-        match live.machine.handle_datagram(core.now, source, datagram, &mut core.buffers) {
+        let session = core.session_ref(false, at, live.facts.serial);
+        let known = live.known();
+        let named = Named { device: live.facts.device, tenant: live.facts.tenant };
+        let path = Path::from(source);
+        // Copied before the machine works: the payload it gives may lie in the pool beside.
+        let record = live.session();
+        match live.machine.handle_datagram(core.now, path, datagram, &mut core.buffers) {
             Ok(Received::Message { token, payload }) => {
-                let tenant = core.tenants.name(live.session.tenant).map_or("", |tenant| tenant.as_str());
-                let message = Message { session, token, source: Some(source) };
-                if core.records.message(core.wall, &live.session, tenant, message, payload).is_ok() {
+                let tenant = core.tenants.name(live.facts.tenant).map_or("", |tenant| tenant.as_str());
+                let message = Message { session, token, source: Some(path) };
+                if core.records.message(core.wall, &record, tenant, message, payload).is_ok() {
                     core.counts.one(Count::MessagesReceived);
                 } else {
                     // Room was asked for before; should it be gone all the same, the device sends again.
@@ -208,16 +217,15 @@ impl<P: Provider> UdpSessions<P> {
             Ok(Received::Fragment { token }) => live.machine.refused(token),
             Err(reason) => {
                 core.counts.one(drop_count(reason));
-                let named = Named { device: live.session.device, tenant: live.session.tenant };
                 let security = match reason {
                     DropReason::Authentication | DropReason::ExplicitNonce => SecurityReason::Forged,
                     DropReason::Stale => SecurityReason::Replay,
-                    _ => return self.after(core, out, handshakes, at),
+                    _ => return self.after(core, out, handshakes, at, known),
                 };
                 core.refuse(security, Some(named), Transport::Udp);
             }
         }
-        self.after(core, out, handshakes, at);
+        self.after(core, out, handshakes, at, known);
     }
 
     /// BYE is acknowledged for a while after the end, or the device would wait for nothing.
@@ -237,24 +245,28 @@ impl<P: Provider> UdpSessions<P> {
     }
 
     /// Sends what the session has to say and does what its events ask for.
-    fn after(&mut self, core: &mut Core, out: &mut Outbound, handshakes: &mut UdpHandshakes<P>, at: u32) {
+    fn after(
+        &mut self,
+        core: &mut Core,
+        out: &mut Outbound,
+        handshakes: &mut UdpHandshakes<P>,
+        at: u32,
+        known: Known,
+    ) {
         let Some(live) = self.table.get_mut(at) else { return };
         live.transmit(core.now, out);
         let mut ended = None;
-        let mut moved = None;
         while let Some(event) = live.machine.poll_event() {
             match event {
                 SessionEvent::Established => {
-                    live.session.established = true;
-                    core.announce(&live.session, Change::Opened);
-                    let session = core.session_ref(false, at, live.session.serial);
-                    core.fleet.tell(ToFleet::Established { session, device: live.session.device });
-                    if let Some(handshake) = live.handshake.take() {
-                        handshakes.done(core, handshake);
-                    }
+                    live.facts.established = true;
+                    core.announce(&live.session(), Change::Opened);
+                    let session = core.session_ref(false, at, live.facts.serial);
+                    core.fleet.tell(ToFleet::Established { session, device: live.facts.device });
+                    handshakes.done(core, known.0.address(), at);
                 }
-                SessionEvent::Moved { to } => moved = Some(to),
-                SessionEvent::Rekeyed { .. } => {}
+                // The tables follow below.
+                SessionEvent::Moved { .. } | SessionEvent::Rekeyed { .. } => {}
                 SessionEvent::MessageDelivered => self.downlink -= live.conclude(&core.counts, Ok(())),
                 SessionEvent::MessageLost => {
                     self.downlink -= live.conclude(&core.counts, Err(SendError::NotAcknowledged));
@@ -262,61 +274,60 @@ impl<P: Provider> UdpSessions<P> {
                 SessionEvent::Closed(reason) => {
                     ended = Some(match live.farewell {
                         Some(farewell) => farewell,
-                        None if live.session.established => close_reason(reason),
+                        None if live.facts.established => close_reason(reason),
                         None => CloseReason::NeverEstablished,
                     });
                 }
             }
         }
         if let Some(reason) = ended {
-            return self.end(core, handshakes, at, reason);
+            return self.end(core, handshakes, at, known, reason);
         }
         self.downlink -= live.pump(&core.counts);
         live.transmit(core.now, out);
-        self.follow_address(core, at, moved);
+        self.follow_address(core, at, known);
         self.reschedule(at);
     }
 
     /// Keeps the tables of addresses in step with the session.
-    fn follow_address(&mut self, core: &mut Core, at: u32, moved: Option<SocketAddr>) {
+    fn follow_address(&mut self, core: &mut Core, at: u32, (from, before): Known) {
         let Some(live) = self.table.get_mut(at) else { return };
-        let candidate = live.machine.candidate_path();
-        if moved.is_none() && candidate == live.candidate {
+        let (to, candidate) = live.known();
+        if (from, before) == (to, candidate) {
             return;
         }
-        let before = std::mem::replace(&mut live.candidate, candidate);
         if let Some(before) = before {
             self.by_candidate.remove(&before, at);
         }
-        if let Some(to) = moved {
-            let from = std::mem::replace(&mut live.session.peer, to);
-            live.moves += 1;
+        if from != to {
+            live.moves = live.moves.saturating_add(1);
             core.counts.one(Count::SessionsMoved);
-            core.announce(&live.session, Change::Moved { from, count: live.moves });
+            core.announce(&live.session(), Change::Moved { from: from.address(), count: live.moves });
             self.by_address.remove(&from, at);
             self.point_address(to, at);
         }
         if let Some(candidate) = candidate {
             let table = &self.table;
-            self.by_candidate
-                .insert(&candidate, at, |other| table.get(other).and_then(|live| live.candidate));
+            self.by_candidate.insert(&candidate, at, |other| {
+                table.get(other).and_then(|live| live.machine.candidate_path())
+            });
         }
     }
 
     /// Kafka has a message, or will never have it.
     pub(crate) fn settled(&mut self, out: &mut Outbound, message: &Message, committed: bool) {
         let live = self.table.get_mut(message.session.index);
-        let Some(live) = live.filter(|live| live.session.serial == message.session.serial) else { return };
+        let Some(live) = live.filter(|live| live.facts.serial == message.session.serial) else { return };
         if !committed {
             return live.machine.refused(message.token);
         }
-        live.session.messages += 1;
+        live.facts.messages = live.facts.messages.saturating_add(1);
         if let Some(acknowledged) = live.machine.committed(message.token) {
             if let Some(source) = message.source {
-                out.push(source, &acknowledged.utack);
+                out.push(source.address(), &acknowledged.utack);
             }
             if let Some(other) = acknowledged.also_to.filter(|&other| message.source != Some(other)) {
-                out.push(other, &acknowledged.utack);
+                out.push(other.address(), &acknowledged.utack);
             }
         }
     }
@@ -330,10 +341,11 @@ impl<P: Provider> UdpSessions<P> {
         source: SocketAddr,
         utack: &Utack,
     ) {
-        let Some(at) = self.find_address(source) else { return core.counts.one(Count::DroppedUtack) };
+        let Some(at) = self.find_address(source.into()) else { return core.counts.one(Count::DroppedUtack) };
         let Some(live) = self.table.get_mut(at) else { return };
+        let known = live.known();
         match live.machine.handle_utack(core.now, utack) {
-            Ok(()) => self.after(core, out, handshakes, at),
+            Ok(()) => self.after(core, out, handshakes, at, known),
             Err(reason) => core.counts.one(drop_count(reason)),
         }
     }
@@ -348,8 +360,9 @@ impl<P: Provider> UdpSessions<P> {
     pub(crate) fn turn(&mut self, core: &mut Core, out: &mut Outbound, handshakes: &mut UdpHandshakes<P>) {
         while let Some(at) = self.timers.pop_due(core.now) {
             if let Some(live) = self.table.get_mut(at) {
+                let known = live.known();
                 live.machine.handle_timeout(core.now, &mut core.buffers);
-                self.after(core, out, handshakes, at);
+                self.after(core, out, handshakes, at, known);
             }
         }
         while let Some(at) = self.lingering_timers.pop_due(core.now) {
@@ -376,7 +389,7 @@ impl<P: Provider> UdpSessions<P> {
         done: SendReply,
     ) {
         let at = session.index;
-        let Some(live) = self.table.get_mut(at).filter(|live| live.session.serial == session.serial) else {
+        let Some(live) = self.table.get_mut(at).filter(|live| live.facts.serial == session.serial) else {
             let _nobody_waits = done.send(Err(SendError::NotConnected));
             return;
         };
@@ -404,13 +417,14 @@ impl<P: Provider> UdpSessions<P> {
         reason: CloseReason,
     ) {
         let at = session.index;
-        if let Some(live) = self.table.get_mut(at).filter(|live| live.session.serial == session.serial)
+        if let Some(live) = self.table.get_mut(at).filter(|live| live.facts.serial == session.serial)
             && live.farewell.is_none()
         {
             live.farewell = Some(reason);
+            let known = live.known();
             match live.machine.say_bye() {
-                Ok(()) => self.after(core, out, handshakes, at),
-                Err(_) => self.end(core, handshakes, at, reason),
+                Ok(()) => self.after(core, out, handshakes, at, known),
+                Err(_) => self.end(core, handshakes, at, known, reason),
             }
         }
     }
@@ -423,27 +437,35 @@ impl<P: Provider> UdpSessions<P> {
         reason: CloseReason,
     ) {
         let open = self.table.iter().filter(|(_, live)| live.farewell.is_none());
-        let open: Vec<_> = open.map(|(at, live)| (at, live.session.serial)).collect();
+        let open: Vec<_> = open.map(|(at, live)| (at, live.facts.serial)).collect();
         for (at, serial) in open {
             self.close(core, out, handshakes, core.session_ref(false, at, serial), reason);
         }
     }
 
     pub(crate) fn end_all(&mut self, core: &mut Core, handshakes: &mut UdpHandshakes<P>) {
-        let open: Vec<_> = self.table.iter().map(|(at, live)| (at, live.farewell)).collect();
-        for (at, farewell) in open {
-            self.end(core, handshakes, at, farewell.unwrap_or(CloseReason::Drain));
+        let open: Vec<_> = self.table.iter().map(|(at, live)| (at, live.known(), live.farewell)).collect();
+        for (at, known, farewell) in open {
+            self.end(core, handshakes, at, known, farewell.unwrap_or(CloseReason::Drain));
         }
     }
 
-    fn end(&mut self, core: &mut Core, handshakes: &mut UdpHandshakes<P>, at: u32, reason: CloseReason) {
+    fn end(
+        &mut self,
+        core: &mut Core,
+        handshakes: &mut UdpHandshakes<P>,
+        at: u32,
+        known: Known,
+        reason: CloseReason,
+    ) {
         let Some(live) = self.table.get(at) else { return };
-        let (prefix, address) = (live.session.id.prefix(), live.session.peer);
+        let (session, prefix) = (live.session(), live.machine.session_id().prefix());
         self.by_prefix.remove(&prefix, at);
-        self.by_address.remove(&address, at);
-        if let Some(candidate) = live.candidate {
+        self.by_address.remove(&known.0, at);
+        if let Some(candidate) = known.1 {
             self.by_candidate.remove(&candidate, at);
         }
+        handshakes.done(core, known.0.address(), at);
         self.timers.cancel(at);
         let Some(live) = self.table.remove(at) else { return };
         for (_, done) in live
@@ -455,9 +477,6 @@ impl<P: Provider> UdpSessions<P> {
             core.counts.one(Count::DownlinkFailed);
             let _nobody_waits = done.send(Err(SendError::SessionEnded));
         }
-        if let Some(handshake) = live.handshake {
-            handshakes.done(core, handshake);
-        }
         let lingering = live.machine.into_lingering(core.now, &mut core.buffers);
         let until = lingering.until();
         if let Ok(left) = self.lingering.insert(lingering) {
@@ -468,12 +487,12 @@ impl<P: Provider> UdpSessions<P> {
             self.lingering_timers.ensure(left, until);
         }
         core.counts.one(Count::SessionsClosedUdp);
-        core.session_ended(&live.session, at, reason);
+        core.session_ended(&session, at, reason);
     }
 
-    fn point_address(&mut self, address: SocketAddr, at: u32) {
+    fn point_address(&mut self, address: Path, at: u32) {
         let table = &self.table;
-        self.by_address.insert(&address, at, |other| table.get(other).map(|live| live.session.peer));
+        self.by_address.insert(&address, at, |other| table.get(other).map(|live| live.machine.path()));
     }
 
     fn reschedule(&mut self, at: u32) {
@@ -483,18 +502,32 @@ impl<P: Provider> UdpSessions<P> {
     }
 
     fn find(&self, prefix: [u8; 8]) -> Option<u32> {
-        self.by_prefix.find(&prefix, |at| self.table.get(at).map(|live| live.session.id.prefix()))
+        self.by_prefix.find(&prefix, |at| self.table.get(at).map(|live| live.machine.session_id().prefix()))
     }
 
-    fn find_address(&self, address: SocketAddr) -> Option<u32> {
-        let settled = self.by_address.find(&address, |at| self.table.get(at).map(|live| live.session.peer));
+    fn find_address(&self, address: Path) -> Option<u32> {
+        let settled = self.by_address.find(&address, |at| self.table.get(at).map(|live| live.machine.path()));
         settled.or_else(|| {
-            self.by_candidate.find(&address, |at| self.table.get(at).and_then(|live| live.candidate))
+            self.by_candidate
+                .find(&address, |at| self.table.get(at).and_then(|live| live.machine.candidate_path()))
         })
     }
 
     fn find_lingering(&self, prefix: [u8; 8]) -> Option<u32> {
         self.lingering_by_prefix
             .find(&prefix, |at| self.lingering.get(at).map(|lingering| lingering.session_id().prefix()))
+    }
+}
+#[cfg(test)]
+mod tests {
+    use usmp::crypto::AwsLc;
+
+    use super::*;
+
+    #[test]
+    fn an_idle_session_stays_small() {
+        // Beside it a session has some 20 bytes of timer, 14 of look-up tables and 64 in the fleet's directory.
+        let size = size_of::<Option<Live<AwsLc>>>();
+        assert!(size <= 432, "{size} bytes");
     }
 }
