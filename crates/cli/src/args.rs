@@ -27,8 +27,9 @@ pub(crate) struct Global {
     /// Folder of the local store, its keys and the socket of the running `sluice dev` [default: the user's data folder].
     #[arg(long, global = true, value_name = "DIR", env = "SLUICE_DATA_DIR")]
     pub(crate) data_dir: Option<PathBuf>,
-    /// Work on the store and the brokers of this configuration file instead of a running `sluice dev`.
-    #[arg(long, global = true, value_name = "FILE", conflicts_with = "data_dir")]
+    /// Work on the store and the brokers of this configuration file instead of a running `sluice dev`; goes before the
+    /// data folder.
+    #[arg(long, global = true, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
     /// How tables and results are printed.
     #[arg(long, short, global = true, value_enum, default_value_t = Output::Text)]
