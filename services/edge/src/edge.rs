@@ -152,10 +152,11 @@ impl Edge {
         }
         drop(common);
         let (batches, revocations) = mpsc::channel(16);
-        tasks.spawn(follow_revocations(deps.store.clone(), batches, stop.clone()));
+        let following = follow_revocations(deps.store.clone(), batches, stop.clone());
+        tasks.spawn(alarmed(Alarm(Arc::clone(&failure)), following));
         let half_open = config.session.half_open_per_device.get() as usize;
         let fleet = Fleet::new(deps.store.clone(), clock, links, half_open, tasks.clone());
-        tasks.spawn(fleet.run(from_shards, asked, revocations));
+        tasks.spawn(alarmed(Alarm(failure), fleet.run(from_shards, asked, revocations)));
         let handle = EdgeHandle { addresses, commands, counts };
         Ok(Self { handle, config, clock, shards, stop, tasks, failed: Some(failed) })
     }
@@ -166,7 +167,7 @@ impl Edge {
         self.handle.clone()
     }
 
-    /// Waits until a shard ends by itself, which is a fault; never otherwise.
+    /// Waits until a part of the edge ends by itself, which is a fault; never otherwise. Drain it then.
     pub async fn failure(&mut self) {
         if let Some(failed) = &mut self.failed
             && failed.await.is_ok()
@@ -251,8 +252,13 @@ fn no_shard() -> io::Error {
 
 type Failure = Arc<std::sync::Mutex<Option<oneshot::Sender<()>>>>;
 
-/// Tells that a shard has ended, however it did.
+/// Tells that a shard, or a task without which revocations would go unheard, has ended, however it did.
 struct Alarm(Failure);
+
+async fn alarmed(alarm: Alarm, task: impl Future<Output = ()>) {
+    task.await;
+    drop(alarm);
+}
 
 impl Drop for Alarm {
     fn drop(&mut self) {

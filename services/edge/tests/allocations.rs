@@ -1,6 +1,7 @@
 //! The way of a record from the socket to the producer allocates nothing, once buffers and tables have their size.
 //!
 //! Alone in its binary: the counting allocator sees the whole process.
+#![cfg(feature = "embedded-broker")]
 
 mod common;
 

@@ -1,4 +1,5 @@
 //! Kafka is away for a while: nothing lies, nothing read is lost, nothing grows without bound.
+#![cfg(feature = "embedded-broker")]
 
 mod common;
 

@@ -1,4 +1,5 @@
 //! The binary `sluice-edge`: starts from a file, serves, drains on SIGTERM; refuses what it cannot use.
+#![cfg(feature = "embedded-broker")]
 
 mod common;
 
@@ -35,13 +36,21 @@ fn logged_address(log: &mut impl BufRead, message: &str) -> SocketAddr {
     panic!("the log ended without `{message}`:\n{seen}");
 }
 
-/// One request and the whole answer.
+fn get(admin: SocketAddr, path: &str) -> String {
+    request(admin, "GET", path, "")
+}
+
 fn post(admin: SocketAddr, path: &str, body: &str) -> String {
+    request(admin, "POST", path, body)
+}
+
+/// One request and the whole answer.
+fn request(admin: SocketAddr, method: &str, path: &str, body: &str) -> String {
     let mut stream = std::net::TcpStream::connect(admin).expect("listening");
     let length = body.len();
     write!(
         stream,
-        "POST {path} HTTP/1.1\r\nHost: edge\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n{body}"
+        "{method} {path} HTTP/1.1\r\nHost: edge\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n{body}"
     )
     .expect("room");
     let mut answer = String::new();
@@ -90,6 +99,14 @@ fn it_serves_from_a_file_and_drains_on_sigterm() {
     let admin = logged_address(&mut log, "admin listener");
     let mut device = UdpDevice::connect(udp, id(1), &PSK);
     device.send(b"from a file");
+    let answer = get(admin, "/readyz?verbose");
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    let answer = get(admin, "/metrics");
+    for line in
+        ["sluice_edge_messages_committed_total", "sluice_edge_sessions{", "sluice_edge_dropped_total{"]
+    {
+        assert!(answer.contains(line), "no {line} in {answer}");
+    }
     let answer = post(admin, "/debug/devices/02:00:00:00:00:09/send", "nobody");
     assert!(answer.starts_with("HTTP/1.1 404"), "{answer}");
     let sent = std::thread::spawn(move || post(admin, "/debug/devices/02:00:00:00:00:01/send", "down"));

@@ -1,4 +1,5 @@
 //! What is told about sessions, and how they end.
+#![cfg(feature = "embedded-broker")]
 
 mod common;
 
@@ -6,7 +7,7 @@ use std::time::Duration;
 
 use common::device::{PATIENCE, SILENCE, TcpDevice, UdpDevice, receive};
 use common::{Fixture, PSK, config, id};
-use sluice_edge::Count;
+use sluice_edge::{Count, SendError};
 use usmp::crypto::AwsLc;
 use usmp::wire::{Frame, FrameType, Utack};
 use usmp::{Role, rekey};
@@ -128,12 +129,33 @@ fn a_message_that_the_device_does_not_acknowledge_is_reported_and_the_session_li
         }
     }
     let outcome = fixture.runtime.block_on(delivery).expect("no panic");
-    assert_eq!(outcome, Err(sluice_edge::SendError::NotAcknowledged));
+    assert_eq!(outcome, Err(SendError::NotAcknowledged));
     assert!(copies.len() >= 5, "{} transmissions", copies.len());
     assert!(copies.windows(2).all(|pair| pair[0] == pair[1]), "a repeat differs");
     device.send(b"still here");
     let unknown = fixture.runtime.block_on(fixture.handle.send(common::registered(id(9)), b"x"));
-    assert_eq!(unknown, Err(sluice_edge::SendError::NotConnected));
+    assert_eq!(unknown, Err(SendError::NotConnected));
+}
+
+#[test]
+fn a_device_that_takes_nothing_from_its_connection_loses_it() {
+    let mut config = config();
+    config.session.tcp_write_timeout = Duration::from_millis(500);
+    let fixture = Fixture::with(config);
+    fixture.register(1);
+    let mut device = TcpDevice::connect(fixture.tcp(), id(1), &PSK);
+    device.send(b"here");
+    common::eventually("connected", || {
+        fixture.runtime.block_on(fixture.handle.is_connected(common::registered(id(1))))
+    });
+    let refused = (0..100_000).find_map(|_| {
+        let sent = fixture.handle.send(common::registered(id(1)), &[7; 1808]);
+        fixture.runtime.block_on(sent).err()
+    });
+    let refused = refused.expect("100,000 messages fit into no buffer");
+    assert!(matches!(refused, SendError::Busy | SendError::NotConnected), "{refused}");
+    fixture.await_count(Count::DroppedSlowReader, 1);
+    common::eventually("the session is over", || fixture.handle.sessions() == 0);
 }
 
 #[test]

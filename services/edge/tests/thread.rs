@@ -1,4 +1,5 @@
 //! The way of a record: device, edge, Kafka, acknowledgement.
+#![cfg(feature = "embedded-broker")]
 
 mod common;
 
