@@ -226,6 +226,20 @@ fn commits_after_a_rekey_free_nothing() {
 }
 
 #[test]
+fn a_token_of_the_epoch_before_does_not_touch_a_new_message_of_the_same_number() {
+    let mut udp = Udp::half_open();
+    let (old, _) = udp.message(b"old epoch");
+    udp.rekey([9; 32]);
+    let (new, frame) = udp.message(b"new epoch");
+    assert_eq!((old.seq, new.seq), (0, 0));
+    assert_eq!(udp.session.committed(old), None);
+    udp.session.refused(old);
+    assert!(!udp.session.withdraw(old));
+    assert_eq!(udp.give(&frame), Err(DropReason::PendingDuplicate), "it still waits for its own commit");
+    assert!(udp.session.committed(new).is_some());
+}
+
+#[test]
 fn fragments_wait_for_their_commit_when_asked_to() {
     let config = SessionConfig { fragment_ack: FragmentAck::Deferred, ..SessionConfig::udp() };
     let mut udp = Udp::with(&config);

@@ -171,6 +171,7 @@ fn each_of_the_keys_proves_and_the_server_answers_under_the_one_that_matched() {
 fn no_key_proves_nothing_not_even_the_empty_one() {
     let (handshake, challenge) = challenged();
     assert!(handshake.verify(&hello_ack(&challenge, &[]), &[]).is_none());
+    assert!(handshake.verify(&hello_ack(&challenge, &[]), &[&PSK]).is_none());
 }
 
 #[test]

@@ -9,6 +9,7 @@ mod handshake_tcp;
 mod handshake_udp;
 mod liveness;
 mod migration;
+mod properties;
 mod receive;
 mod rekey;
 mod retry;
