@@ -122,3 +122,11 @@ fn pods_get_no_service_links_no_token_and_time_to_drain() {
     assert!(rendered.contains("terminationGracePeriodSeconds: 37"), "delay, deadline and ten seconds");
     assert!(rendered.contains("name: sluice-kek"), "the secret is referenced by its default name");
 }
+
+#[test]
+fn the_configuration_of_the_compose_file_is_one_that_the_edge_loads() {
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/edge.toml");
+    let loaded = load::<sluice_edge::Config>(&Sources::default().file(&file)).expect("loads");
+    loaded.config.edge.validate().expect("valid");
+    loaded.config.bus.validate().expect("valid");
+}
