@@ -1,21 +1,57 @@
 //! `sluice-edge --config FILE`: the edge as a process of its own.
 
 use std::path::PathBuf;
+use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::Parser;
+use sluice_edge::Config;
+use sluice_svc::config::{self, Sources};
+use sluice_svc::tasks::chain;
 
 /// Terminates USMP sessions and hands verified records to Kafka.
 #[derive(Debug, Parser)]
 #[command(version)]
 struct Args {
     /// File with the settings, TOML; `SLUICE__EDGE__UDP` and the like override single ones.
+    #[arg(long, required_unless_present_any = ["print_reference", "print_sample"])]
+    config: Option<PathBuf>,
+    /// Print the settings in force, without secrets, and end.
     #[arg(long)]
-    config: PathBuf,
+    print_config: bool,
+    /// Print the reference page of all settings, and end.
+    #[arg(long, conflicts_with = "config")]
+    print_reference: bool,
+    /// Print a file with all settings and their defaults, and end.
+    #[arg(long, conflicts_with = "config")]
+    print_sample: bool,
 }
 
-fn main() -> anyhow::Result<()> {
-    let args = Args::parse();
+fn main() -> ExitCode {
+    match run(&Args::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {}", chain(error.as_ref()));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(args: &Args) -> anyhow::Result<()> {
+    let Some(file) = &args.config else {
+        let text = if args.print_reference {
+            config::markdown::<Config>("Settings of sluice-edge")
+        } else {
+            config::sample::<Config>()
+        };
+        print!("{text}");
+        return Ok(());
+    };
+    if args.print_config {
+        let config = config::load::<Config>(&Sources::from_process(Some(file))?)?.config;
+        print!("{}", config::print(&config)?);
+        return Ok(());
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("no runtime")?;
-    runtime.block_on(sluice_edge::main(&args.config)).map_err(anyhow::Error::from)
+    Ok(runtime.block_on(sluice_edge::main(file))?)
 }
