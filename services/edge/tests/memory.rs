@@ -1,0 +1,59 @@
+//! What an idle session costs in memory, keys and directories included.
+//!
+//! Alone in its binary: the counting allocator sees the whole process.
+
+#![cfg(feature = "embedded-broker")]
+
+mod common;
+
+use std::alloc::System;
+
+use common::device::{Attempt, await_frame, challenge, udp_socket};
+use common::{Fixture, PSK};
+use sluice_edge::Count;
+use sluice_store::{NewDevice, NewKey};
+use sluice_types::Psk;
+use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
+use usmp::wire::FrameType;
+
+#[global_allocator]
+static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
+
+const SESSIONS: u64 = 8000;
+
+fn id(number: u64) -> usmp::DeviceId {
+    let [.., a, b, c, d, e] = number.to_be_bytes();
+    usmp::DeviceId([2, a, b, c, d, e])
+}
+
+#[test]
+fn an_idle_udp_session_costs_about_half_a_kilobyte() {
+    let fixture = Fixture::start();
+    for number in 0..SESSIONS {
+        let key = NewKey::Individual(Psk::new(&PSK).expect("32 bytes"));
+        let device = NewDevice::raw(common::registered(id(number)), key);
+        fixture.runtime.block_on(fixture.store.create_device(device)).expect("a new device");
+    }
+    // One socket may hold many sessions: their ids tell them apart. Several, so that both shards get some.
+    let sockets: Vec<_> = (0..8).map(|_| udp_socket(fixture.udp())).collect();
+    let connect = |number: u64| {
+        let socket = &sockets[number as usize % sockets.len()];
+        let attempt = Attempt::new(id(number));
+        let challenge = challenge(socket, &attempt);
+        socket.send(&attempt.hello_ack(2, &PSK, &challenge)).expect("loopback");
+        await_frame(socket, FrameType::SessionOk);
+    };
+    // What is there but once, and the first steps of tables that grow by doubling, is not a session's.
+    let warm_up = SESSIONS / 8;
+    (0..warm_up).for_each(connect);
+    let region = Region::new(ALLOCATOR);
+    (warm_up..SESSIONS).for_each(connect);
+    fixture.await_count(Count::SessionsOpenedUdp, SESSIONS);
+    let change = region.change();
+    // Growing and shrinking in place is in both sums.
+    let kept = change.bytes_allocated as i64 - change.bytes_deallocated as i64;
+    let each = kept / (SESSIONS - warm_up) as i64;
+    println!("{each} bytes a session");
+    // The store's floor of each device's version is in it, which is not the session's; tables just doubled are half empty.
+    assert!(each <= 640, "{each} bytes a session");
+}
