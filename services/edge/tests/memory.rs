@@ -19,7 +19,11 @@ use usmp::wire::FrameType;
 #[global_allocator]
 static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
 
-const SESSIONS: u64 = 8000;
+/// `SLUICE_TEST_IDLE_SESSIONS` sets another number; 100000 takes minutes in the dev profile.
+fn sessions() -> u64 {
+    let given = std::env::var("SLUICE_TEST_IDLE_SESSIONS").ok();
+    given.map_or(8000, |number| number.parse().expect("SLUICE_TEST_IDLE_SESSIONS is a number"))
+}
 
 fn id(number: u64) -> usmp::DeviceId {
     let [.., a, b, c, d, e] = number.to_be_bytes();
@@ -28,8 +32,9 @@ fn id(number: u64) -> usmp::DeviceId {
 
 #[test]
 fn an_idle_udp_session_costs_about_half_a_kilobyte() {
+    let sessions = sessions();
     let fixture = Fixture::start();
-    for number in 0..SESSIONS {
+    for number in 0..sessions {
         let key = NewKey::Individual(Psk::new(&PSK).expect("32 bytes"));
         let device = NewDevice::raw(common::registered(id(number)), key);
         fixture.runtime.block_on(fixture.store.create_device(device)).expect("a new device");
@@ -44,16 +49,16 @@ fn an_idle_udp_session_costs_about_half_a_kilobyte() {
         await_frame(socket, FrameType::SessionOk);
     };
     // What is there but once, and the first steps of tables that grow by doubling, is not a session's.
-    let warm_up = SESSIONS / 8;
+    let warm_up = sessions / 8;
     (0..warm_up).for_each(connect);
     let region = Region::new(ALLOCATOR);
-    (warm_up..SESSIONS).for_each(connect);
-    fixture.await_count(Count::SessionsOpenedUdp, SESSIONS);
+    (warm_up..sessions).for_each(connect);
+    fixture.await_count(Count::SessionsOpenedUdp, sessions);
     let change = region.change();
     // Growing and shrinking in place is in both sums.
     let kept = change.bytes_allocated as i64 - change.bytes_deallocated as i64;
-    let each = kept / (SESSIONS - warm_up) as i64;
-    println!("{each} bytes a session");
+    let each = kept / (sessions - warm_up) as i64;
+    println!("{each} bytes a session, {sessions} sessions");
     // The store's floor of each device's version is in it, which is not the session's; tables just doubled are half empty.
     assert!(each <= 640, "{each} bytes a session");
 }
