@@ -466,8 +466,8 @@ impl<P: Provider> Tcp<P> {
 
     /// What Kafka did with a message. TCP has no acknowledgement; it is only counted.
     pub(crate) fn settled(&mut self, message: &Message, committed: bool) {
-        if committed && let Some((_, live)) = self.live(message.session) {
-            live.count_committed();
+        if !committed && let Some((_, live)) = self.live(message.session) {
+            live.discount_refused();
         }
     }
 

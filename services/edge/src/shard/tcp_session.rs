@@ -70,6 +70,10 @@ impl<P: Provider> Live<P> {
                 // Room was asked for before the bytes were read.
                 let added = core.records.message(core.wall, &self.session, tenant, message, payload);
                 core.counts.one(if added.is_ok() { Count::MessagesReceived } else { Count::DroppedBehind });
+                // Counted when taken: the writer keeps the order, so they are committed before the session's end is told,
+                // also when the device says BYE right behind its last one.
+                self.session.facts.messages =
+                    self.session.facts.messages.saturating_add(u32::from(added.is_ok()));
                 consumed
             }
         };
@@ -155,8 +159,8 @@ impl<P: Provider> Live<P> {
         Named { device: self.session.facts.device, tenant: self.session.facts.tenant }
     }
 
-    pub(crate) const fn count_committed(&mut self) {
-        self.session.facts.messages = self.session.facts.messages.saturating_add(1);
+    pub(crate) const fn discount_refused(&mut self) {
+        self.session.facts.messages = self.session.facts.messages.saturating_sub(1);
     }
 
     /// Gives back what the session held and tells everybody.

@@ -207,6 +207,8 @@ impl<P: Provider> UdpSessions<P> {
                 let message = Message { session, token, source: Some(path) };
                 if core.records.message(core.wall, &record, tenant, message, payload).is_ok() {
                     core.counts.one(Count::MessagesReceived);
+                    // Counted when taken, as over TCP.
+                    live.facts.messages = live.facts.messages.saturating_add(1);
                 } else {
                     // Room was asked for before; should it be gone all the same, the device sends again.
                     core.counts.one(Count::DroppedBehind);
@@ -319,9 +321,9 @@ impl<P: Provider> UdpSessions<P> {
         let live = self.table.get_mut(message.session.index);
         let Some(live) = live.filter(|live| live.facts.serial == message.session.serial) else { return };
         if !committed {
+            live.facts.messages = live.facts.messages.saturating_sub(1);
             return live.machine.refused(message.token);
         }
-        live.facts.messages = live.facts.messages.saturating_add(1);
         if let Some(acknowledged) = live.machine.committed(message.token) {
             if let Some(source) = message.source {
                 out.push(source.address(), &acknowledged.utack);
