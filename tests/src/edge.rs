@@ -1,0 +1,259 @@
+//! The edge as the process that is shipped.
+
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::path::PathBuf;
+use std::process::{Command, ExitStatus};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use nix::sys::signal::Signal;
+use sluice_test_env::{Port, Process, unique};
+use sluice_types::DeviceId;
+use toml::{Table, Value};
+
+use crate::sdk::Transport;
+use crate::world::World;
+
+const START_LIMIT: Duration = Duration::from_secs(30);
+
+/// Settings of an edge that differ from a test's usual ones.
+#[derive(Debug, Clone, Default)]
+pub struct EdgeOptions {
+    overrides: Vec<(String, Value)>,
+}
+
+impl EdgeOptions {
+    /// Sets one key, such as `edge.session.tcp_idle_timeout`.
+    #[must_use]
+    pub fn with(mut self, key: &str, value: impl Into<Value>) -> Self {
+        self.overrides.push((key.to_owned(), value.into()));
+        self
+    }
+}
+
+/// A running `sluice-edge`. Killed on drop.
+#[derive(Debug)]
+pub struct Edge {
+    process: Process,
+    command: Vec<String>,
+    log: PathBuf,
+    devices: Port,
+    admin: Port,
+}
+
+impl Edge {
+    /// Starts an edge in this world and waits until it is ready.
+    ///
+    /// # Errors
+    /// The binary is not built (the text says what to run), or does not become ready; the text has the end of its log.
+    pub fn start(world: &World, options: &EdgeOptions) -> Result<Self> {
+        let (devices, admin) = (Port::claim()?, Port::claim()?);
+        let name = unique("edge");
+        let config = world.file(&format!("{name}.toml"));
+        let text = toml::to_string(&table(world, options, &devices, &admin)?).context("no TOML")?;
+        std::fs::write(&config, text).context("cannot write the edge's settings")?;
+        let log = world.file(&format!("{name}.log"));
+        let command =
+            vec![binary()?.display().to_string(), "--config".to_owned(), config.display().to_string()];
+        let process = spawn(&command, &log)?;
+        let mut edge = Self { process, command, log, devices, admin };
+        edge.wait_ready()?;
+        Ok(edge)
+    }
+
+    /// Starts it again with the same settings and ports; kills it first if it runs.
+    ///
+    /// # Errors
+    /// It does not become ready.
+    pub fn restart(&mut self) -> Result<()> {
+        self.process.kill();
+        self.process = spawn(&self.command, &self.log)?;
+        self.wait_ready()
+    }
+
+    fn wait_ready(&mut self) -> Result<()> {
+        let admin = self.admin();
+        self.process.wait_ready(START_LIMIT, || match http(admin, "GET", "/readyz", b"") {
+            Ok((200, _)) => Ok(()),
+            Ok((status, text)) => Err(format!("{status} {text}")),
+            Err(error) => Err(format!("{error:#}")),
+        })
+    }
+
+    /// Where devices connect, over either transport.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        (Ipv4Addr::LOCALHOST, self.devices.number()).into()
+    }
+
+    fn admin(&self) -> SocketAddr {
+        (Ipv4Addr::LOCALHOST, self.admin.number()).into()
+    }
+
+    /// The process.
+    #[must_use]
+    pub const fn process(&self) -> &Process {
+        &self.process
+    }
+
+    /// Asks the admin listener; gives the status and the body.
+    ///
+    /// # Errors
+    /// It does not answer within 30 s.
+    pub fn ask(&self, method: &str, path: &str, body: &[u8]) -> Result<(u16, String)> {
+        http(self.admin(), method, path, body)
+    }
+
+    /// Brings a message down to a device and waits until it has taken it.
+    ///
+    /// # Errors
+    /// The edge does not say that it was delivered.
+    pub fn send_down(&self, device: DeviceId, message: &[u8]) -> Result<()> {
+        let (status, text) = self.ask("POST", &format!("/debug/devices/{device}/send"), message)?;
+        ensure!(status == 200, "sending to {device}: {status} {text}");
+        Ok(())
+    }
+
+    /// The sum of a metric over its labels, where each of `labels` (`name="value"`) is among them.
+    ///
+    /// # Errors
+    /// The admin listener does not answer.
+    pub fn metric(&self, name: &str, labels: &[&str]) -> Result<f64> {
+        let (status, text) = self.ask("GET", "/metrics", b"")?;
+        ensure!(status == 200, "metrics: {status} {text}");
+        let mut sum = 0.0;
+        for line in text.lines().filter(|line| !line.starts_with('#')) {
+            let Some((series, value)) = line.rsplit_once(' ') else { continue };
+            let (metric, found) = series.split_once('{').unwrap_or((series, ""));
+            if metric == name && labels.iter().all(|label| found.contains(label)) {
+                sum += value.parse::<f64>().with_context(|| format!("no number: {line}"))?;
+            }
+        }
+        Ok(sum)
+    }
+
+    /// Asks it to stop (SIGTERM) and waits for its end.
+    ///
+    /// # Errors
+    /// It still runs after `limit`.
+    pub fn terminate(&mut self, limit: Duration) -> Result<ExitStatus> {
+        self.process.signal(Signal::SIGTERM)?;
+        self.process.wait(limit).with_context(|| format!("end of its log:\n{}", self.process.log_tail()))
+    }
+
+    /// Everything it has logged.
+    ///
+    /// # Errors
+    /// The log cannot be read.
+    pub fn log(&self) -> Result<String> {
+        let bytes = std::fs::read(&self.log).context("cannot read the edge's log")?;
+        Ok(String::from_utf8_lossy(&bytes).into_owned())
+    }
+}
+
+impl Drop for Edge {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("end of the edge's log:\n{}", self.process.log_tail());
+        }
+    }
+}
+
+impl Transport {
+    /// The other one.
+    #[must_use]
+    pub const fn other(self) -> Self {
+        match self {
+            Self::Tcp => Self::Udp,
+            Self::Udp => Self::Tcp,
+        }
+    }
+}
+
+fn spawn(command: &[String], log: &std::path::Path) -> Result<Process> {
+    let (program, args) = command.split_first().context("no command")?;
+    let mut command = Command::new(program);
+    command.args(args);
+    // The settings come from the file alone, whatever the tests themselves were started with.
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with("SLUICE__") {
+            command.env_remove(name);
+        }
+    }
+    Process::spawn_command(&command, log)
+}
+
+/// `sluice-edge` beside this test's own file: cargo builds no binary of another package for a test.
+fn binary() -> Result<PathBuf> {
+    let own = std::env::current_exe().context("where is this test?")?;
+    let profile = own.ancestors().nth(2).context("the test is not in a target folder")?;
+    let binary = profile.join("sluice-edge");
+    if !binary.is_file() {
+        bail!(
+            "{} is not built: run `cargo build -p sluice-edge` first (`cargo xtask test` does)",
+            binary.display()
+        );
+    }
+    Ok(binary)
+}
+
+fn table(world: &World, options: &EdgeOptions, devices: &Port, admin: &Port) -> Result<Table> {
+    let (store, bus) = (world.store_config(), world.bus_config());
+    let devices = format!("127.0.0.1:{}", devices.number());
+    let text = format!(
+        r#"
+        [edge]
+        tcp = "{devices}"
+        udp = "{devices}"
+        dangerously_allow_admin_send = true
+        [store]
+        kind = "redis"
+        kek_file = "{}"
+        [store.redis]
+        urls = ["{}"]
+        key_prefix = "{}"
+        [bus]
+        brokers = ["{}"]
+        topic_prefix = "{}"
+        [admin]
+        listen = "127.0.0.1:{}"
+        "#,
+        store.kek_file.display(),
+        store.redis.urls.join("\", \""),
+        store.redis.key_prefix,
+        bus.brokers.join("\", \""),
+        bus.topic_prefix,
+        admin.number(),
+    );
+    let mut table: Table = text.parse().context("the settings are no TOML")?;
+    for (key, value) in &options.overrides {
+        let mut names = key.split('.').collect::<Vec<_>>();
+        let last = names.pop().context("a key has a name")?;
+        let mut level = &mut table;
+        for name in names {
+            let entry = level.entry(name).or_insert_with(|| Value::Table(Table::new()));
+            level = entry.as_table_mut().with_context(|| format!("{key}: {name} is no table"))?;
+        }
+        level.insert(last.to_owned(), value.clone());
+    }
+    Ok(table)
+}
+
+fn http(address: SocketAddr, method: &str, path: &str, body: &[u8]) -> Result<(u16, String)> {
+    let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(2))?;
+    stream.set_read_timeout(Some(Duration::from_secs(30)))?;
+    let length = body.len();
+    write!(
+        stream,
+        "{method} {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n"
+    )?;
+    stream.write_all(body)?;
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer)?;
+    let answer = String::from_utf8_lossy(&answer);
+    let (head, body) = answer.split_once("\r\n\r\n").context("no HTTP answer")?;
+    let status = head.split(' ').nth(1).and_then(|text| text.parse().ok()).context("no HTTP status")?;
+    // A chunked body stays with its chunk marks; no reader here minds.
+    Ok((status, body.to_owned()))
+}

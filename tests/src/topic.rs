@@ -1,0 +1,193 @@
+//! What is committed in a topic, read back byte for byte.
+
+use std::collections::{HashMap, HashSet};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use rdkafka::consumer::{BaseConsumer, Consumer as _};
+use rdkafka::message::{Headers as _, Message as _};
+use rdkafka::{ClientConfig, Offset, TopicPartitionList};
+
+use crate::clock::now;
+
+/// One committed record.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Record {
+    /// Where it lies.
+    pub partition: i32,
+    /// Its place there.
+    pub offset: i64,
+    /// Its key.
+    pub key: Vec<u8>,
+    /// Its value.
+    pub payload: Vec<u8>,
+    /// Its headers, in order.
+    pub headers: Vec<(String, Vec<u8>)>,
+}
+
+impl Record {
+    /// The text of the only header of that name.
+    ///
+    /// # Errors
+    /// There is none, more than one, or it is no text.
+    pub fn header(&self, name: &str) -> Result<&str> {
+        let mut found = self.headers.iter().filter(|(header, _)| header == name);
+        let (Some((_, value)), None) = (found.next(), found.next()) else {
+            bail!("not exactly one header {name}: {:?}", self.headers);
+        };
+        std::str::from_utf8(value).with_context(|| format!("header {name} is no text"))
+    }
+
+    /// The key as text.
+    #[must_use]
+    pub fn key_text(&self) -> &str {
+        std::str::from_utf8(&self.key).unwrap_or("(no text)")
+    }
+}
+
+/// The sessions that each device has records in, by the records' keys.
+#[must_use]
+pub fn sessions_by_key(records: &[Record]) -> HashMap<&[u8], HashSet<&str>> {
+    let mut sessions = HashMap::<&[u8], HashSet<&str>>::new();
+    for record in records {
+        let session = record.header("ce_id").ok().and_then(|id| id.split('.').next());
+        sessions.entry(&record.key).or_default().extend(session);
+    }
+    sessions
+}
+
+/// Reads a topic from its beginning, `read_committed`, without a group.
+pub struct TopicReader {
+    consumer: BaseConsumer,
+    topic: String,
+    partitions: i32,
+    records: Vec<Record>,
+}
+
+impl std::fmt::Debug for TopicReader {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("TopicReader").field("topic", &self.topic).finish_non_exhaustive()
+    }
+}
+
+impl TopicReader {
+    /// Opens a topic that exists.
+    ///
+    /// # Errors
+    /// The client cannot be made.
+    pub fn open(brokers: &str, topic: &str, partitions: i32) -> Result<Self> {
+        let consumer: BaseConsumer = ClientConfig::new()
+            .set("bootstrap.servers", brokers)
+            .set("group.id", "none")
+            .set("enable.auto.commit", "false")
+            .set("isolation.level", "read_committed")
+            .set("fetch.wait.max.ms", "20")
+            .set("reconnect.backoff.max.ms", "500")
+            .create()
+            .context("cannot make a consumer")?;
+        let mut places = TopicPartitionList::new();
+        for partition in 0..partitions {
+            places.add_partition_offset(topic, partition, Offset::Beginning)?;
+        }
+        consumer.assign(&places)?;
+        Ok(Self { consumer, topic: topic.to_owned(), partitions, records: Vec::new() })
+    }
+
+    /// What was read so far.
+    #[must_use]
+    pub fn records(&self) -> &[Record] {
+        &self.records
+    }
+
+    /// Reads until `enough` says so of everything read so far.
+    ///
+    /// # Errors
+    /// It does not within `limit`; the text says how much was read.
+    pub fn read_until(
+        &mut self,
+        what: &str,
+        limit: Duration,
+        mut enough: impl FnMut(&[Record]) -> bool,
+    ) -> Result<&[Record]> {
+        let start = now();
+        while !enough(&self.records) {
+            if now().duration_since(start) > limit {
+                let last = self.records.iter().rev().take(5).collect::<Vec<_>>();
+                bail!(
+                    "waited {limit:?} for {what} in {}; {} records, the last: {last:?}",
+                    self.topic,
+                    self.records.len()
+                );
+            }
+            // Many at a time: `enough` looks at all of them.
+            let mut more = self.poll(Duration::from_millis(50));
+            for _ in 0..1000 {
+                more = more && self.poll(Duration::ZERO);
+            }
+        }
+        Ok(&self.records)
+    }
+
+    /// Reads exactly `count` records, and then sees that there are no more.
+    ///
+    /// # Errors
+    /// Fewer or more.
+    pub fn read_exactly(&mut self, count: usize, limit: Duration) -> Result<&[Record]> {
+        self.read_until(&format!("{count} records"), limit, |records| records.len() >= count)?;
+        self.read_all(limit)?;
+        if self.records.len() != count {
+            bail!("{} records in {} instead of {count}", self.records.len(), self.topic);
+        }
+        Ok(&self.records)
+    }
+
+    /// Reads everything that is in the topic now.
+    ///
+    /// # Errors
+    /// Kafka does not answer in time.
+    pub fn read_all(&mut self, limit: Duration) -> Result<&[Record]> {
+        let start = now();
+        let mut ends = HashMap::new();
+        for partition in 0..self.partitions {
+            let (_, end) = self
+                .consumer
+                .fetch_watermarks(&self.topic, partition, limit)
+                .with_context(|| format!("cannot ask for the end of {} {partition}", self.topic))?;
+            ends.insert(partition, end);
+        }
+        loop {
+            // Control records take offsets of their own, so positions are compared, not counts.
+            let positions = self.consumer.position()?;
+            let reached = positions.elements().iter().all(|place| {
+                let end = ends.get(&place.partition()).copied().unwrap_or_default();
+                end == 0 || matches!(place.offset(), Offset::Offset(at) if at >= end)
+            });
+            if reached {
+                return Ok(&self.records);
+            }
+            if now().duration_since(start) > limit {
+                bail!("{}: not at the end {ends:?} after {limit:?}: {positions:?}", self.topic);
+            }
+            self.poll(Duration::from_millis(20));
+        }
+    }
+
+    /// Takes one record; whether there was one.
+    fn poll(&mut self, wait: Duration) -> bool {
+        let Some(Ok(message)) = self.consumer.poll(wait) else { return false };
+        let headers = message.headers().map_or_else(Vec::new, |headers| {
+            let pair = |header: rdkafka::message::Header<'_, &[u8]>| {
+                (header.key.to_owned(), header.value.unwrap_or_default().to_vec())
+            };
+            headers.iter().map(pair).collect()
+        });
+        self.records.push(Record {
+            partition: message.partition(),
+            offset: message.offset(),
+            key: message.key().unwrap_or_default().to_vec(),
+            payload: message.payload().unwrap_or_default().to_vec(),
+            headers,
+        });
+        true
+    }
+}

@@ -1,0 +1,14 @@
+//! End to end, with real servers, the official SDK, and the edge's own binary. `cargo xtask test` builds and starts what
+//! is needed.
+#![cfg(feature = "backends")]
+#![expect(clippy::unwrap_used, reason = "in a test, a panic is the report")]
+
+mod driver;
+mod fleet;
+mod hostile_peers;
+mod kafka_outage;
+mod lossy_network;
+mod redis_outage;
+mod refusals;
+mod sessions;
+mod stopping;
