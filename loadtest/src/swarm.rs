@@ -236,12 +236,9 @@ async fn connect(
 ) -> Option<Connection> {
     let opened =
         Connection::open(target, *member.id.as_bytes(), member.psk.expose(), Config::default()).await;
-    let mut connection = match opened {
-        Ok(connection) => connection,
-        Err(_) => {
-            tally.refused += 1;
-            return None;
-        }
+    let Ok(mut connection) = opened else {
+        tally.refused += 1;
+        return None;
     };
     loop {
         match connection.next().await {
