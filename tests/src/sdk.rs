@@ -19,6 +19,9 @@ use crate::world::Credentials;
 /// How far an answer may lag behind the time the driver itself was given.
 const ANSWER_LAG: Duration = Duration::from_secs(20);
 
+/// Longest time one message of a stream may need: more than the longest stall of a test, as over TCP a message just waits.
+const MESSAGE_LIMIT: Duration = Duration::from_secs(90);
+
 /// The way a client speaks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[expect(missing_docs, reason = "the names say it")]
@@ -367,7 +370,7 @@ impl Device<'_> {
             "size": stream.size,
             "interval": stream.interval.as_secs_f64(),
             "give_up": stream.limit.as_secs_f64(),
-            "timeout": 40,
+            "timeout": MESSAGE_LIMIT.as_secs_f64(),
         });
         if stream.reconnect {
             let mut login = self.login.clone();
@@ -375,7 +378,7 @@ impl Device<'_> {
             fields["connect"] = Value::Object(login);
         }
         // The last message may have started just before the limit.
-        self.start("stream", fields, stream.limit + Duration::from_secs(40))
+        self.start("stream", fields, stream.limit + MESSAGE_LIMIT)
     }
 
     /// Ends the running stream after the message in the making.

@@ -8,7 +8,7 @@ use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::message::{Headers as _, Message as _};
 use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 
-use crate::clock::now;
+use crate::clock::{now, wait_for};
 
 /// One committed record.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -149,10 +149,12 @@ impl TopicReader {
         let start = now();
         let mut ends = HashMap::new();
         for partition in 0..self.partitions {
-            let (_, end) = self
-                .consumer
-                .fetch_watermarks(&self.topic, partition, limit)
-                .with_context(|| format!("cannot ask for the end of {} {partition}", self.topic))?;
+            let what = format!("the end of {} {partition}", self.topic);
+            // A broker that has just come back does not lead its partitions at once.
+            let (_, end) = wait_for(&what, limit, || {
+                let ask = Duration::from_secs(5);
+                self.consumer.fetch_watermarks(&self.topic, partition, ask).map_err(|error| error.to_string())
+            })?;
             ends.insert(partition, end);
         }
         loop {
