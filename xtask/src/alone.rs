@@ -46,10 +46,13 @@ fn now() -> Instant {
     Instant::now()
 }
 
+/// Builds OpenSSL for minutes and has no code of its own beside it; the workspace is checked with it anyway.
+const LEFT_OUT: &str = "kafka-tls";
+
 /// The default features, none, and each one by itself.
 fn variants<'a>(features: impl Iterator<Item = &'a str>) -> Vec<Vec<String>> {
     let mut list = vec![vec![]];
-    let features: Vec<_> = features.filter(|f| *f != "default").collect();
+    let features: Vec<_> = features.filter(|f| !["default", LEFT_OUT].contains(f)).collect();
     if !features.is_empty() {
         list.push(vec!["--no-default-features".to_owned()]);
     }
