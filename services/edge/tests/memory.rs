@@ -14,20 +14,20 @@ use sluice_edge::Count;
 use sluice_store::{NewDevice, NewKey};
 use sluice_types::Psk;
 use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
-use usmp::wire::FrameType;
+use usmp::wire::{FrameType, Utack};
 
 #[global_allocator]
 static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
 
-/// `SLUICE_TEST_IDLE_SESSIONS` sets another number. Tables are as full at 25000 as at 100000; far
-/// more than that, and PINGs and repeats of SESSION_OK that nobody answers get in the way.
+/// `SLUICE_TEST_IDLE_SESSIONS` sets another number. With 25000 and more, most runs
+/// do not see all of them opened, for a reason that is not known yet.
 fn sessions() -> u64 {
     let given = std::env::var("SLUICE_TEST_IDLE_SESSIONS").ok();
     given.map_or(8000, |number| number.parse().expect("SLUICE_TEST_IDLE_SESSIONS is a number"))
 }
 
-/// Sessions of one socket.
-const A_SOCKET: u64 = 500;
+/// Sessions of one socket: so few that the next socket has its turn before the first SESSION_OK is repeated.
+const A_SOCKET: u64 = 20;
 
 fn id(number: u64) -> usmp::DeviceId {
     let [.., a, b, c, d, e] = number.to_be_bytes();
@@ -52,6 +52,8 @@ fn an_idle_udp_session_costs_about_half_a_kilobyte() {
         let challenge = challenge(socket, &attempt);
         socket.send(&attempt.hello_ack(2, &PSK, &challenge)).expect("loopback");
         await_frame(socket, FrameType::SessionOk);
+        // Else the handshake keeps its place, of which there are some thousand.
+        socket.send(&Utack::plain(FrameType::SessionOk, 0).emit()).expect("loopback");
     };
     // What is there but once, and the first steps of tables that grow by doubling, is not a session's.
     let warm_up = sessions / 8;
