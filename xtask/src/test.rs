@@ -18,9 +18,6 @@ const FEATURES: [&str; 3] = ["aws-lc", "backends", "kafka-tls"];
 
 #[derive(Debug, Args)]
 pub(crate) struct Options {
-    /// Also run what needs a real Kubernetes API server (built once, 5 minutes)
-    #[arg(long)]
-    api_server: bool,
     /// Also run the long tests
     #[arg(long)]
     long: bool,
@@ -43,7 +40,7 @@ struct Servers {
 pub(crate) fn run(options: &Options) -> Result<()> {
     let mut times = Vec::new();
     timed(&mut times, "environment", env::run)?;
-    let profile = profile(options.long, options.api_server)?;
+    let profile = profile(options.long)?;
     timed(&mut times, "build", || build(&profile))?;
     let servers = if options.no_servers {
         Servers::default()
@@ -90,8 +87,8 @@ pub(crate) fn run(options: &Options) -> Result<()> {
 }
 
 /// What every build for tests is told, so that nothing is built twice.
-pub(crate) fn profile(long: bool, api_server: bool) -> Result<Vec<String>> {
-    Ok(["--workspace", "--features", &features(long, api_server)?].map(str::to_owned).into())
+pub(crate) fn profile(long: bool) -> Result<Vec<String>> {
+    Ok(["--workspace", "--features", &features(long)?].map(str::to_owned).into())
 }
 
 /// Builds programs and tests together: apart, the programs would be built with other features of the crates that only
@@ -103,7 +100,7 @@ pub(crate) fn build(profile: &[String]) -> Result<PathBuf> {
 
 /// One set for clippy, documentation and tests, so that nothing is built twice.
 pub(crate) fn print_features() -> Result<()> {
-    println!("{}", features(false, false)?);
+    println!("{}", features(false)?);
     Ok(())
 }
 
@@ -125,7 +122,7 @@ fn now() -> Instant {
 }
 
 /// `package/feature` for each package that has one of the wanted features.
-fn features(long: bool, api_server: bool) -> Result<String> {
+fn features(long: bool) -> Result<String> {
     let metadata = MetadataCommand::new()
         .manifest_path(source::root()?.join("Cargo.toml"))
         .no_deps()
@@ -133,7 +130,6 @@ fn features(long: bool, api_server: bool) -> Result<String> {
         .context("cannot read the workspace by cargo metadata")?;
     let mut wanted = FEATURES.to_vec();
     wanted.extend(long.then_some("long"));
-    wanted.extend(api_server.then_some("api-server"));
     let mut list = Vec::new();
     for package in &metadata.packages {
         let has = wanted.iter().filter(|f| package.features.contains_key(**f));
