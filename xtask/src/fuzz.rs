@@ -27,12 +27,12 @@ pub(crate) fn run(seconds: u64) -> Result<()> {
     for target in targets {
         println!("{target}, {seconds} s");
         source::run(
-            // Not the cargo that started us: this needs the toolchain named after the plus sign.
+            // Not the cargo that started us: fuzz/ names a toolchain of its own.
             std::process::Command::new("cargo")
-                .current_dir(&root)
+                .current_dir(root.join("fuzz"))
                 .env_remove("RUSTUP_TOOLCHAIN")
                 .env_remove("CARGO")
-                .args(["+nightly", "fuzz", "run", "--fuzz-dir", "fuzz", &target, "--"])
+                .args(["fuzz", "run", "--fuzz-dir", ".", &target, "--"])
                 .arg(format!("-max_total_time={seconds}")),
         )?;
     }
