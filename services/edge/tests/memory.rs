@@ -19,8 +19,8 @@ use usmp::wire::{FrameType, Utack};
 #[global_allocator]
 static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
 
-/// `SLUICE_TEST_IDLE_SESSIONS` sets another number. With 25000 and more, most runs
-/// do not see all of them opened, for a reason that is not known yet.
+/// `SLUICE_TEST_IDLE_SESSIONS` sets another number. From 25000 on two sessions of a shard are likely to draw the same name, of
+/// which the edge keeps one; the test then waits for the other in vain.
 fn sessions() -> u64 {
     let given = std::env::var("SLUICE_TEST_IDLE_SESSIONS").ok();
     given.map_or(8000, |number| number.parse().expect("SLUICE_TEST_IDLE_SESSIONS is a number"))
