@@ -66,6 +66,9 @@ pub(crate) struct Parts {
     pub(crate) decoy: Secret<32>,
 }
 
+/// Draws for a session's name before its device has to try again.
+const MINT_TRIES: u8 = 16;
+
 impl Core {
     pub(crate) fn new(parts: Parts) -> Self {
         let config = parts.config;
@@ -141,6 +144,11 @@ impl Core {
     /// A name for a new session.
     pub(crate) fn mint<P: Provider>(&self) -> Option<SessionId> {
         random().map(|random| self.ids.mint::<P>(self.shard, random))
+    }
+
+    /// A name whose visible part is not taken. With a million sessions one draw in sixty-four meets a taken one.
+    pub(crate) fn mint_unless<P: Provider>(&self, taken: impl Fn([u8; 8]) -> bool) -> Option<SessionId> {
+        (0..MINT_TRIES).find_map(|_| self.mint::<P>().filter(|id| !taken(id.prefix())))
     }
 
     /// Reports a refusal. `device` only when it is in the registry.

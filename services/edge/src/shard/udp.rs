@@ -101,7 +101,7 @@ impl<P: Provider> Udp<P> {
                 }
             }
         }
-        self.handshakes.turn(core, &mut self.out, &mut self.accepted);
+        self.handshakes.turn(core, &mut self.out, &self.sessions, &mut self.accepted);
         self.open_accepted(core);
         self.sessions.turn(core, &mut self.out, &mut self.handshakes);
     }
@@ -126,7 +126,8 @@ impl<P: Provider> Udp<P> {
     }
 
     pub(crate) fn keys(&mut self, core: &mut Core, handshake: SessionRef, keys: Keys) {
-        let accepted = self.handshakes.keys(core, &mut self.out, handshake.index, handshake.serial, keys);
+        let name = (handshake.index, handshake.serial);
+        let accepted = self.handshakes.keys(core, &mut self.out, &self.sessions, name, keys);
         self.accepted.extend(accepted);
         self.open_accepted(core);
     }
@@ -237,7 +238,8 @@ impl<P: Provider> Taken<'_, P> {
             }
             Ok(Datagram::Hello(hello)) => self.handshakes.hello(core, self.out, source, &hello),
             Ok(Datagram::HelloAck(ack)) => {
-                if let Some(accepted) = self.handshakes.hello_ack(core, self.out, source, &ack) {
+                let accepted = self.handshakes.hello_ack(core, self.out, self.sessions, source, &ack);
+                if let Some(accepted) = accepted {
                     self.accepted.push(accepted);
                     // The device may speak in the very next datagram.
                     open(core, self.accepted, self.handshakes, self.sessions);

@@ -15,6 +15,7 @@ use usmp::{CookieSecrets, Instant, SessionId};
 
 use super::core::{Core, address_bytes, random, random_secret};
 use super::keys::Keys;
+use super::udp_sessions::UdpSessions;
 use crate::admission::{Queue, Room, Shares};
 use crate::config::EdgeConfig;
 use crate::counts::Count;
@@ -250,6 +251,7 @@ impl<P: Provider> UdpHandshakes<P> {
         &mut self,
         core: &mut Core,
         out: &mut Outbound,
+        sessions: &UdpSessions<P>,
         source: SocketAddr,
         ack: &HelloAck,
     ) -> Option<Accepted<P>> {
@@ -269,7 +271,7 @@ impl<P: Provider> UdpHandshakes<P> {
         }
         // One may wait: the last one is as good as any, and a wrong one cannot keep the right one out for long.
         pending.ack = Some(*ack);
-        self.prove(core, out, at)
+        self.prove(core, out, sessions, at)
     }
 
     /// The keys of a handshake have come.
@@ -277,8 +279,8 @@ impl<P: Provider> UdpHandshakes<P> {
         &mut self,
         core: &mut Core,
         out: &mut Outbound,
-        at: u32,
-        serial: u32,
+        sessions: &UdpSessions<P>,
+        (at, serial): (u32, u32),
         keys: Keys,
     ) -> Option<Accepted<P>> {
         let pending = self.table.get_mut(at).filter(|pending| pending.serial == serial)?;
@@ -289,10 +291,16 @@ impl<P: Provider> UdpHandshakes<P> {
             return None;
         }
         pending.keys = keys;
-        self.prove(core, out, at)
+        self.prove(core, out, sessions, at)
     }
 
-    fn prove(&mut self, core: &mut Core, out: &mut Outbound, at: u32) -> Option<Accepted<P>> {
+    fn prove(
+        &mut self,
+        core: &mut Core,
+        out: &mut Outbound,
+        sessions: &UdpSessions<P>,
+        at: u32,
+    ) -> Option<Accepted<P>> {
         let pending = self.table.get_mut(at)?;
         let ack = pending.ack?;
         if matches!(pending.keys, Keys::Unavailable) {
@@ -327,7 +335,12 @@ impl<P: Provider> UdpHandshakes<P> {
         }
         let key_epoch = key_epoch(keys, proof.key_index());
         let tenant = core.tenants.number(&keys.tenant);
-        let id = core.mint::<P>()?;
+        // Before SESSION_OK leaves: a device that was told of a session must find it.
+        let Some(id) = core.mint_unless::<P>(|prefix| sessions.knows(prefix)) else {
+            core.counts.one(Count::DroppedNoSession);
+            pending.ack = None;
+            return None;
+        };
         if !core.take_session_place() {
             core.counts.one(Count::DroppedNoSession);
             pending.ack = None;
@@ -397,13 +410,19 @@ impl<P: Provider> UdpHandshakes<P> {
     }
 
     /// Does what waited for the budget of this turn, and what time brings.
-    pub(crate) fn turn(&mut self, core: &mut Core, out: &mut Outbound, accepted: &mut Vec<Accepted<P>>) {
+    pub(crate) fn turn(
+        &mut self,
+        core: &mut Core,
+        out: &mut Outbound,
+        sessions: &UdpSessions<P>,
+        accepted: &mut Vec<Accepted<P>>,
+    ) {
         // Proofs first: they are further on, and the peer has shown a key.
         while core.may_exchange()
             && let Some((at, serial)) = self.proofs.pop_front()
         {
             if self.table.get(at).is_some_and(|pending| pending.serial == serial) {
-                accepted.extend(self.prove(core, out, at));
+                accepted.extend(self.prove(core, out, sessions, at));
             }
         }
         while core.may_exchange()

@@ -150,9 +150,10 @@ impl<P: Provider> UdpSessions<P> {
             messages: 0,
         };
         let live = Live { machine: accepted.machine, facts, downlink: None, moves: 0, farewell: None };
-        // Of 2^26 random names per shard one may be taken; the device then tries again.
+        // Two names drawn in the same turn may be the same; the device then tries again.
         if self.knows(prefix) {
             core.give_back_session_place();
+            core.counts.one(Count::DroppedNoSession);
             return None;
         }
         let Ok(at) = self.table.insert(live) else {
