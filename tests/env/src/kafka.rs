@@ -450,7 +450,9 @@ mod tests {
         let kafka = Kafka::start(KafkaOptions::default()).unwrap();
         let port = kafka.nodes[0].broker.number();
         kafka.pause(0).unwrap();
-        assert!(brokers_seen(port).is_err(), "answers although paused");
+        // The signal reaches a process's threads one after another; an answer may already be on its way.
+        let silent = (0..10).any(|_| brokers_seen(port).is_err());
+        assert!(silent, "answers although paused");
         kafka.resume(0).unwrap();
         kafka.wait_brokers(1).unwrap();
     }
