@@ -16,6 +16,7 @@
 
 mod device;
 mod epoch;
+mod pod;
 mod psk;
 mod session;
 mod tenant;
@@ -23,6 +24,7 @@ mod timestamp;
 
 pub use device::{DeviceId, DeviceIdError};
 pub use epoch::{DeviceEpoch, KeyEpoch};
+pub use pod::{PodId, PodIdError};
 pub use psk::{MIN_PSK_BYTES, PUBLISHED_KEYS, Psk, PskError, PskFormat, PublishedKey};
 pub use session::{SessionId, SessionIdError};
 pub use tenant::{TenantId, TenantIdError};
