@@ -207,7 +207,7 @@ impl<P: Provider> SimServer<P> {
                 let record = Stored { session_id, token, payload: payload.to_vec() };
                 self.pending.push_back(Pending { at: now + self.commit_time, from: port, record });
             }
-            Received::Fragment { .. } => unreachable!("fragments are acknowledged at once here"),
+            Received::Fragment { .. } | Received::Rekey { .. } => unreachable!("nothing is handed over here"),
             Received::Acknowledge { utack, what } => {
                 self.answers.push_back(utack.to_vec());
                 if what == Acknowledged::Bye {
@@ -226,10 +226,11 @@ impl<P: Provider> SimServer<P> {
         if self.retries.handle_utack(&self.port, utack) {
             return Ok(());
         }
+        let port = self.port;
         if utack.frame_type.is_sealed() {
             let mut result = Err(DropReason::UtackUnexpected);
             for open in &mut self.sessions {
-                let one = open.session.handle_utack(now, utack);
+                let one = open.session.handle_utack(now, port, utack);
                 result = result.or(one);
             }
             self.events();
@@ -267,7 +268,9 @@ impl<P: Provider> SimServer<P> {
                         self.closed.push(reason);
                         gone = true;
                     }
-                    SessionEvent::Moved { .. } | SessionEvent::Rekeyed { .. } => {}
+                    SessionEvent::Moved { .. }
+                    | SessionEvent::Rekeyed { .. }
+                    | SessionEvent::NumbersNeeded => {}
                 }
             }
             if gone {

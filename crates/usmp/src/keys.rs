@@ -20,6 +20,14 @@ pub struct SessionKeys {
     pub s2c: Secret<32>,
 }
 
+impl SessionKeys {
+    /// A second copy, which is wiped on its own.
+    #[must_use]
+    pub const fn duplicate(&self) -> Self {
+        Self { c2s: self.c2s.duplicate(), s2c: self.s2c.duplicate() }
+    }
+}
+
 const fn label(frame_type: FrameType) -> [u8; 4] {
     let [m0, m1] = MAGIC;
     [m0, m1, VERSION, frame_type.code()]

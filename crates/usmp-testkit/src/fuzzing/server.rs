@@ -245,7 +245,7 @@ pub fn server_udp(bytes: &[u8]) -> Reach {
         if let Some(mut datagram) = datagram {
             let salt = salt_of(&datagram);
             match classify(&datagram) {
-                Ok(Datagram::Utack(utack)) => drop(session.handle_utack(now, &utack)),
+                Ok(Datagram::Utack(utack)) => drop(session.handle_utack(now, from, &utack)),
                 Ok(Datagram::Sealed { prefix, .. }) if prefix == SESSION.prefix() => {
                     match session.handle_datagram(now, from, &mut datagram, &mut pool) {
                         Ok(Received::Message { token, payload }) => {

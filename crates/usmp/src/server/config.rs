@@ -1,3 +1,4 @@
+use super::SendingNumbers;
 use crate::Duration;
 
 /// How long a handshake may take.
@@ -26,6 +27,17 @@ pub enum FragmentAck {
     Deferred,
 }
 
+/// When a REKEY of the device is followed on UDP (WIRE.md sections 9 and 12.1).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum RekeyCommit {
+    /// At once.
+    #[default]
+    Immediate,
+    /// After the driver persisted the new keys and committed the new epoch: for servers that hand sessions over. The REKEY comes
+    /// out as [`Received::Rekey`](super::Received::Rekey) with a token. The server itself starts none then.
+    Deferred,
+}
+
 /// How a session behaves over time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SessionConfig {
@@ -40,6 +52,10 @@ pub struct SessionConfig {
     pub probe_at_latest: Duration,
     /// UDP: see [`FragmentAck`].
     pub fragment_ack: FragmentAck,
+    /// UDP: see [`RekeyCommit`].
+    pub rekey: RekeyCommit,
+    /// UDP: see [`SendingNumbers`].
+    pub numbers: SendingNumbers,
 }
 
 impl SessionConfig {
@@ -52,6 +68,19 @@ impl SessionConfig {
             probe_after: Duration::from_secs(1),
             probe_at_latest: Duration::from_secs(8),
             fragment_ack: FragmentAck::Immediate,
+            rekey: RekeyCommit::Immediate,
+            numbers: SendingNumbers::Continuous,
+        }
+    }
+
+    /// For UDP sessions that another server may go on with.
+    #[must_use]
+    pub const fn udp_shared() -> Self {
+        Self {
+            fragment_ack: FragmentAck::Deferred,
+            rekey: RekeyCommit::Deferred,
+            numbers: SendingNumbers::Blocks,
+            ..Self::udp()
         }
     }
 

@@ -18,6 +18,12 @@
 //!
 //! After each input drain `poll_transmit`, then `poll_event`, then ask `poll_timeout` when to call `handle_timeout`.
 //!
+//! # Sessions that change their server
+//!
+//! Under [`SessionConfig::udp_shared`] everything that another server must know is committed by the driver before the device hears of
+//! it: the journal has the highest committed number, the epoch and whether a message is open, a store has the keys. The other
+//! server makes the session again by [`UdpSession::resumed`].
+//!
 //! # TCP
 //!
 //! [`TcpHandshake`] until it [`accept`](TcpHandshake::accept)s, then [`TcpSession`]. Both read from the start of the driver's buffer.
@@ -32,7 +38,7 @@ mod retry;
 mod session;
 mod timers;
 
-pub use config::{FragmentAck, HandshakeConfig, SessionConfig};
+pub use config::{FragmentAck, HandshakeConfig, RekeyCommit, SessionConfig};
 pub use handshake::{
     AckOutcome, HelloOutcome, MAX_PSKS, Proof, TcpHandshake, TcpHandshakeStep, UdpHandshake, WrongState,
 };
@@ -40,6 +46,7 @@ pub use pool::{ArrayPool, MessageHandle, MessagePool};
 pub use reason::{CloseReason, DropReason, SendError};
 pub use retry::{RetryCounts, RetryRing};
 pub use session::{
-    Acknowledged, CommitToken, Committed, Lingering, MAX_MESSAGE_WIRE, MAX_PENDING, MAX_TRANSMISSIONS,
-    Received, SessionEvent, TcpReceived, TcpSession, Transmit, UdpSession,
+    Acknowledged, CommitToken, Committed, LastRekey, Lingering, MAX_MESSAGE_WIRE, MAX_PENDING,
+    MAX_TRANSMISSIONS, PendingRekey, Received, Resumed, SendingNumbers, SessionEvent, SessionSecrets,
+    TcpReceived, TcpSession, Transmit, UdpSession, first_number,
 };

@@ -53,7 +53,11 @@ pub enum DropReason {
     RekeyLength,
     /// A REKEY while one of ours is on its way; the session is over.
     RekeyCollision,
-    /// More than eight PING and PONG in a second; the session is over.
+    /// A frame behind a REKEY that is not committed yet.
+    RekeyPending,
+    /// The end of a message whose start was lost when the session was handed over.
+    Interrupted,
+    /// More than eight PING and PONG in a second; the session is over, unless it was handed over: then they may be old copies.
     ControlFlood,
     /// A UTACK for nothing that is outstanding.
     UtackUnexpected,
@@ -91,6 +95,8 @@ impl DropReason {
             Self::InsideMessage => "inside_message",
             Self::RekeyLength => "rekey_length",
             Self::RekeyCollision => "rekey_collision",
+            Self::RekeyPending => "rekey_pending",
+            Self::Interrupted => "interrupted",
             Self::ControlFlood => "control_flood",
             Self::UtackUnexpected => "utack_unexpected",
             Self::UtackMac => "utack_mac",
@@ -193,6 +199,9 @@ pub enum SendError {
     BufferTooSmall,
     /// No sequence numbers are left; a new handshake is needed.
     SequenceExhausted,
+    /// Keys change by the device only, since the change must be committed before it happens; see
+    /// [`RekeyCommit::Deferred`](super::RekeyCommit).
+    RekeyByDeviceOnly,
     /// The session is closed.
     Closed,
 }
@@ -204,6 +213,7 @@ impl fmt::Display for SendError {
             Self::TooLong => "the message is above 1808 bytes",
             Self::BufferTooSmall => "the output buffer is too small",
             Self::SequenceExhausted => "no sequence numbers are left",
+            Self::RekeyByDeviceOnly => "only the device changes the keys of this session",
             Self::Closed => "the session is closed",
         })
     }

@@ -180,7 +180,7 @@ fn a_utack_that_does_not_fit_is_ignored() {
     let mut udp = sending(9);
     let frame = udp.sent();
     let good = Utack::parse(&utack_for(&udp.keys.s2c, &frame)).expect("a UTACK");
-    let give = |udp: &mut Udp, utack| udp.session.handle_utack(udp.now, &utack);
+    let give = |udp: &mut Udp, utack| udp.session.handle_utack(udp.now, HOME, &utack);
     assert_eq!(give(&mut udp, Utack { seq: 1, ..good }), Err(DropReason::UtackUnexpected));
     assert_eq!(give(&mut udp, Utack { frame_type: Ping, ..good }), Err(DropReason::UtackUnexpected));
     assert_eq!(give(&mut udp, Utack { mac: None, ..good }), Err(DropReason::UtackMac), "the plain form");

@@ -79,7 +79,7 @@ fn a_utack_without_a_valid_mac_establishes_nothing() {
     udp.wait();
     let ping = udp.sent();
     let utack = wire::Utack { mac: Some([1; 8]), ..wire::Utack::plain(Ping, header(&ping).1) };
-    assert_eq!(udp.session.handle_utack(udp.now, &utack), Err(DropReason::UtackMac));
+    assert_eq!(udp.session.handle_utack(udp.now, HOME, &utack), Err(DropReason::UtackMac));
     assert!(!udp.session.is_established());
 }
 

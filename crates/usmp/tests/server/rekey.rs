@@ -107,7 +107,7 @@ fn an_unacknowledged_frame_is_sent_again_under_the_new_key_and_a_new_number() {
     assert_eq!(udp.open(&after), (Data, 1, b"command".to_vec()));
     let late = utack_for(&device_keys().s2c, &before);
     let late = wire::Utack::parse(&late).expect("a UTACK");
-    assert_eq!(udp.session.handle_utack(udp.now, &late), Err(DropReason::UtackUnexpected));
+    assert_eq!(udp.session.handle_utack(udp.now, HOME, &late), Err(DropReason::UtackUnexpected));
     udp.acknowledge(&after).expect("outstanding");
     assert_eq!(udp.events(), [SessionEvent::Rekeyed { epoch: 1 }, SessionEvent::MessageDelivered]);
 }

@@ -69,6 +69,7 @@ pub(crate) fn handshake_sends<P: Provider>(handshake: &mut UdpHandshake<P>, now:
 pub(crate) enum Got {
     Message(CommitToken, Vec<u8>),
     Fragment(CommitToken),
+    Rekey(CommitToken),
     Utack(Vec<u8>, Acknowledged),
 }
 
@@ -77,6 +78,7 @@ impl From<Received<'_>> for Got {
         match received {
             Received::Message { token, payload } => Self::Message(token, payload.to_vec()),
             Received::Fragment { token } => Self::Fragment(token),
+            Received::Rekey { token } => Self::Rekey(token),
             Received::Acknowledge { utack, what } => Self::Utack(utack.to_vec(), what),
         }
     }
@@ -196,7 +198,7 @@ impl Udp {
     /// The device acknowledges a frame.
     pub(crate) fn acknowledge(&mut self, frame: &[u8]) -> Result<(), DropReason> {
         let utack = Utack::parse(&utack_for(&self.keys.s2c, frame)).expect("a UTACK");
-        self.session.handle_utack(self.now, &utack)
+        self.session.handle_utack(self.now, HOME, &utack)
     }
 
     pub(crate) fn events(&mut self) -> Vec<SessionEvent<u8>> {

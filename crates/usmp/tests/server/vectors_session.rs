@@ -174,7 +174,7 @@ fn give(session: &mut UdpSession<Planted, u8>, pool: &mut ArrayPool<1>, datagram
     let (token, payload) = match session.handle_datagram(T0, HOME, &mut datagram.to_vec(), pool) {
         Ok(Received::Message { token, payload }) => (token, payload.to_vec()),
         Ok(Received::Acknowledge { utack, what }) => return Did::Utack(utack.to_vec(), what),
-        Ok(Received::Fragment { .. }) => panic!("fragments are acknowledged at once here"),
+        Ok(received) => panic!("nothing waits for a commit here: {received:?}"),
         Err(reason) => return Did::Dropped(reason),
     };
     assert!(session.committed(token).is_some());

@@ -107,7 +107,7 @@ impl UdpReplay {
                     }
                 } else {
                     let session = self.session.as_mut().expect("a session");
-                    let taken = session.handle_utack(self.now, &utack);
+                    let taken = session.handle_utack(self.now, session.path(), &utack);
                     // After REKEY the numbers are others; see `expect`.
                     let other_number = session.epoch() > 0;
                     assert_eq!(taken.is_err(), other_number, "{taken:?}");
@@ -153,7 +153,7 @@ impl UdpReplay {
                         self.out.push_back(session.committed(token).expect("pending").utack.to_vec());
                     }
                     Received::Acknowledge { utack, .. } => self.out.push_back(utack.to_vec()),
-                    Received::Fragment { .. } => panic!("fragments are acknowledged at once here"),
+                    received => panic!("nothing waits for a commit here: {received:?}"),
                 }
             }
         }
@@ -221,7 +221,8 @@ impl UdpReplay {
             assert!(opened.seq > record.seq.expect("a number"), "the number goes on");
             // The device of the recording acknowledges its own number; here it acknowledges ours.
             let utack = Utack::sealed::<RustCrypto>(key, opened.frame_type, opened.seq);
-            self.session.as_mut().expect("a session").handle_utack(self.now, &utack).expect("outstanding");
+            let session = self.session.as_mut().expect("a session");
+            session.handle_utack(self.now, session.path(), &utack).expect("outstanding");
         } else {
             assert_eq!(
                 hex::encode(&ours),

@@ -217,7 +217,8 @@ impl<P: Provider> UdpSessions<P> {
                 }
             }
             Ok(Received::Acknowledge { utack, .. }) => out.push(source, &utack),
-            Ok(Received::Fragment { token }) => live.machine.refused(token),
+            // Only where sessions are handed over.
+            Ok(Received::Fragment { token } | Received::Rekey { token }) => live.machine.refused(token),
             Err(reason) => {
                 core.counts.one(drop_count(reason));
                 let security = match reason {
@@ -270,6 +271,8 @@ impl<P: Provider> UdpSessions<P> {
                 }
                 // The tables follow below.
                 SessionEvent::Moved { .. } | SessionEvent::Rekeyed { .. } => {}
+                // Only where sessions are handed over.
+                SessionEvent::NumbersNeeded => {}
                 SessionEvent::MessageDelivered => self.downlink -= live.conclude(&core.counts, Ok(())),
                 SessionEvent::MessageLost => {
                     self.downlink -= live.conclude(&core.counts, Err(SendError::NotAcknowledged));
@@ -347,7 +350,7 @@ impl<P: Provider> UdpSessions<P> {
         let Some(at) = self.find_address(source.into()) else { return core.counts.one(Count::DroppedUtack) };
         let Some(live) = self.table.get_mut(at) else { return };
         let known = live.known();
-        match live.machine.handle_utack(core.now, utack) {
+        match live.machine.handle_utack(core.now, source.into(), utack) {
             Ok(()) => self.after(core, out, handshakes, at, known),
             Err(reason) => core.counts.one(drop_count(reason)),
         }

@@ -52,8 +52,12 @@ pub(super) struct Commits<A> {
     any_committed: bool,
     /// Frame `seen` was acknowledged when it came.
     immediate: bool,
-    /// Frame `seen` was a message in one frame, so that taking it can be undone.
+    /// Frame `seen` was a message in one frame, or a REKEY, so that taking it can be undone.
     whole: bool,
+    /// Frame `committed` is a fragment.
+    fragment_committed: bool,
+    /// A message broke off after frame `committed`, which nobody can complete any more.
+    interrupted: bool,
 }
 
 impl<A: Copy + Eq> Commits<A> {
@@ -69,7 +73,34 @@ impl<A: Copy + Eq> Commits<A> {
             any_committed: false,
             immediate: false,
             whole: false,
+            fragment_committed: false,
+            interrupted: false,
         }
+    }
+
+    /// What a journal says. An open fragment whose message is not at hand stays open: its end never comes.
+    pub(super) const fn resumed(committed: Option<u32>, fragment_open: bool) -> Self {
+        let mut commits = Self::new();
+        if let Some(seq) = committed {
+            commits.seen = seq;
+            commits.any_seen = true;
+            commits.committed = seq;
+            commits.any_committed = true;
+            commits.fragment_committed = fragment_open;
+            commits.interrupted = fragment_open;
+        }
+        commits
+    }
+
+    /// Whether this number would continue, or pass for the start after, a message that broke off when the session was handed over.
+    /// Its other fragments are gone, and the device was never told that it is stored.
+    pub(super) fn is_interrupted_at(&self, seq: u32) -> bool {
+        self.interrupted && self.committed().is_some_and(|committed| committed.checked_add(1) == Some(seq))
+    }
+
+    /// Whether frame `committed` is a fragment of a message that goes on.
+    pub(super) const fn fragment_open(&self) -> bool {
+        self.fragment_committed
     }
 
     fn pending(&self) -> &[u32] {
@@ -129,14 +160,23 @@ impl<A: Copy + Eq> Commits<A> {
     /// A pending number is committed. Returns the type that its UTACK names, and where else it goes.
     pub(super) fn commit(&mut self, seq: u32) -> Option<(FrameType, Option<A>)> {
         let (frame_type, also_to) = self.remove(seq)?;
-        self.committed = self.committed().map_or(seq, |before| before.max(seq));
-        self.any_committed = true;
+        if self.committed().is_none_or(|before| before < seq) {
+            self.committed = seq;
+            self.any_committed = true;
+            self.fragment_committed = frame_type == FrameType::DataFrag;
+            self.interrupted = false;
+        }
         Some((frame_type, also_to))
     }
 
-    /// A pending number will never be committed.
-    pub(super) fn refuse(&mut self, seq: u32) -> bool {
-        self.remove(seq).is_some()
+    /// A pending number will never be committed. Returns its type.
+    pub(super) fn refuse(&mut self, seq: u32) -> Option<FrameType> {
+        self.remove(seq).map(|(frame_type, _)| frame_type)
+    }
+
+    /// Where the last repeat of a pending number came from; the number is not pending any more.
+    pub(super) fn settle(&mut self, seq: u32) -> Option<Option<A>> {
+        self.remove(seq).map(|(_, also_to)| also_to)
     }
 
     /// Undoes the taking of the newest number, if it is a message in one frame.

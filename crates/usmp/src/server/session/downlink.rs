@@ -1,3 +1,4 @@
+use super::numbers::{Numbers, SendingNumbers};
 use crate::crypto::Provider;
 use crate::server::timers::{Jitter, later};
 use crate::wire::{FrameType, MAX_CHUNK};
@@ -23,6 +24,10 @@ pub(super) enum Kind {
 }
 
 impl Kind {
+    const fn bit(self) -> u8 {
+        1 << self as u8
+    }
+
     const fn frame_type(self) -> FrameType {
         match self {
             Self::Ping | Self::Probe => FrameType::Ping,
@@ -92,6 +97,19 @@ pub(super) enum Polled {
     Lost,
     /// No number is left.
     Exhausted,
+    /// No number is left until the driver brings more.
+    NumbersNeeded,
+}
+
+/// What may leave.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Allowed {
+    /// Nothing but a PING to an address that may be the device's.
+    Probe,
+    /// The device may not have its SESSION_OK: no messages.
+    Control,
+    /// Anything.
+    All,
 }
 
 /// The server's sending side on UDP: one frame out at a time, adaptive timer, numbers that go on over REKEY.
@@ -101,27 +119,22 @@ pub(super) struct Downlink {
     message: Option<Message>,
     rto: Rto,
     jitter: Jitter,
-    next: u32,
+    numbers: Numbers,
     pongs: u8,
-    ping: bool,
-    probe: bool,
-    bye: bool,
-    rekey: bool,
+    /// A bit for each kind that waits for its turn; see [`Kind::bit`].
+    wanted: u8,
 }
 
 impl Downlink {
-    pub(super) const fn new(seed: u32) -> Self {
+    pub(super) const fn new(seed: u32, next: u32, numbers: SendingNumbers) -> Self {
         Self {
             out: None,
             message: None,
             rto: Rto::new(),
             jitter: Jitter::new(seed),
-            next: 0,
+            numbers: Numbers::new(next, numbers),
             pongs: 0,
-            ping: false,
-            probe: false,
-            bye: false,
-            rekey: false,
+            wanted: 0,
         }
     }
 
@@ -129,12 +142,12 @@ impl Downlink {
         self.message.is_some()
     }
 
-    pub(super) const fn has_numbers(&self) -> bool {
-        self.next != u32::MAX
+    pub(super) const fn numbers(&self) -> &Numbers {
+        &self.numbers
     }
 
-    pub(super) const fn next_seq(&self) -> u32 {
-        self.next
+    pub(super) const fn numbers_mut(&mut self) -> &mut Numbers {
+        &mut self.numbers
     }
 
     pub(super) const fn send(&mut self, length: u16) {
@@ -145,63 +158,67 @@ impl Downlink {
         self.pongs = self.pongs.saturating_add(1).min(MAX_PONGS);
     }
 
-    pub(super) const fn want_ping(&mut self) {
-        self.ping = true;
+    /// Has a frame of this kind sent when its turn comes: PING, PROBE, BYE or REKEY.
+    pub(super) const fn want(&mut self, kind: Kind) {
+        self.wanted |= kind.bit();
     }
 
-    pub(super) const fn want_probe(&mut self, wanted: bool) {
-        self.probe = wanted;
-    }
-
-    pub(super) const fn want_bye(&mut self) {
-        self.bye = true;
-    }
-
-    pub(super) const fn want_rekey(&mut self) {
-        self.rekey = true;
+    const fn wants(&self, kind: Kind) -> bool {
+        self.wanted & kind.bit() != 0
     }
 
     /// Whether a PING waits or is out.
     pub(super) fn is_pinging(&self) -> bool {
-        self.ping || self.out.as_ref().is_some_and(|out| matches!(out.kind, Kind::Ping | Kind::Probe))
+        self.wants(Kind::Ping)
+            || self.out.as_ref().is_some_and(|out| matches!(out.kind, Kind::Ping | Kind::Probe))
+    }
+
+    /// Whether a PING to an address that may become the downlink's waits or is out.
+    pub(super) fn is_probing(&self) -> bool {
+        self.wants(Kind::Probe) || self.awaits_probe()
+    }
+
+    /// Whether the frame that is out is such a PING.
+    pub(super) fn awaits_probe(&self) -> bool {
+        self.out.as_ref().is_some_and(|out| out.kind == Kind::Probe)
     }
 
     /// A PING to an address that is no candidate any more is not repeated.
     pub(super) fn drop_probe(&mut self) {
-        self.probe = false;
-        if self.out.as_ref().is_some_and(|out| out.kind == Kind::Probe) {
+        self.wanted &= !Kind::Probe.bit();
+        if self.awaits_probe() {
             self.out = None;
         }
     }
 
-    /// A PONG came: the PING that is out arrived.
-    pub(super) fn pong(&mut self) {
-        if self.out.as_ref().is_some_and(|out| matches!(out.kind, Kind::Ping | Kind::Probe)) {
+    /// A PONG came: the PING that is out arrived. `probes_too`: also one that was sent to find the device's address.
+    pub(super) fn pong(&mut self, probes_too: bool) {
+        let answers = |kind| kind == Kind::Ping || (kind == Kind::Probe && probes_too);
+        if self.out.as_ref().is_some_and(|out| answers(out.kind)) {
             self.out = None;
         }
     }
 
     /// What would leave next when nothing is out. Between the fragments of a message nothing else does.
-    fn choose(&self, data: bool) -> Option<Kind> {
+    fn choose(&self, allowed: Allowed) -> Option<Kind> {
+        if allowed == Allowed::Probe {
+            return self.wants(Kind::Probe).then_some(Kind::Probe);
+        }
+        let data = allowed == Allowed::All;
         if let Some(message) = self.message.filter(|message| message.begun && data) {
             return Some(message.kind());
         }
-        if self.rekey {
-            Some(Kind::Rekey)
-        } else if self.pongs > 0 {
-            Some(Kind::Pong)
-        } else if self.ping {
-            Some(Kind::Ping)
-        } else if self.probe {
-            Some(Kind::Probe)
-        } else if self.bye {
-            Some(Kind::Bye)
-        } else {
-            self.message.filter(|_| data).map(|message| message.kind())
+        if self.wants(Kind::Rekey) {
+            return Some(Kind::Rekey);
         }
+        if self.pongs > 0 {
+            return Some(Kind::Pong);
+        }
+        let control = [Kind::Ping, Kind::Probe, Kind::Bye].into_iter().find(|&kind| self.wants(kind));
+        control.or_else(|| self.message.filter(|_| data).map(|message| message.kind()))
     }
 
-    /// Writes the frame that is due. `data`: the device is known to have its SESSION_OK, so messages may leave.
+    /// Writes the frame that is due.
     #[expect(
         clippy::too_many_arguments,
         reason = "the parts of the session that sealing needs, borrowed apart"
@@ -213,7 +230,7 @@ impl Downlink {
         session_id: SessionId,
         salt: Option<&Secret<32>>,
         message: &[u8],
-        data: bool,
+        allowed: Allowed,
         out: &mut [u8],
     ) -> Option<Polled> {
         let (kind, seq, first) = match &self.out {
@@ -221,10 +238,13 @@ impl Downlink {
                 (sent.kind, sent.seq, false)
             }
             Some(_) => return None,
-            None => (self.choose(data)?, self.next, true),
+            None => (self.choose(allowed)?, self.numbers.next(), true),
         };
         if seq == u32::MAX {
             return Some(Polled::Exhausted);
+        }
+        if first && self.numbers.is_empty() {
+            return self.numbers.ask().then_some(Polled::NumbersNeeded);
         }
         let plaintext = match kind {
             Kind::Fragment | Kind::Last => match self.message.and_then(|sending| sending.chunk(message)) {
@@ -249,7 +269,7 @@ impl Downlink {
             }
             None => {
                 // The number is used up before the frame leaves, whatever becomes of it.
-                self.next = seq.saturating_add(1);
+                self.numbers.advance();
                 let wait = self.jitter.spread(self.rto.after(0));
                 self.out = Some(Outstanding {
                     deadline: later(now, wait),
@@ -267,11 +287,8 @@ impl Downlink {
 
     const fn started(&mut self, kind: Kind) {
         match kind {
-            Kind::Ping => self.ping = false,
-            Kind::Probe => self.probe = false,
+            Kind::Ping | Kind::Probe | Kind::Bye | Kind::Rekey => self.wanted &= !kind.bit(),
             Kind::Pong => self.pongs = self.pongs.saturating_sub(1),
-            Kind::Bye => self.bye = false,
-            Kind::Rekey => self.rekey = false,
             Kind::Fragment | Kind::Last => {
                 if let Some(message) = &mut self.message {
                     message.begun = true;
@@ -345,10 +362,8 @@ impl Downlink {
         }
         let cut_off = self.out.take().map(|out| out.kind);
         match cut_off {
-            Some(Kind::Ping) => self.ping = true,
-            Some(Kind::Probe) => self.probe = true,
+            Some(kind @ (Kind::Ping | Kind::Probe | Kind::Bye)) => self.want(kind),
             Some(Kind::Pong) => self.owe_pong(),
-            Some(Kind::Bye) => self.bye = true,
             Some(Kind::Rekey | Kind::Fragment | Kind::Last) | None => {}
         }
         matches!(cut_off, Some(Kind::Ping | Kind::Probe))

@@ -74,6 +74,11 @@ impl Liveness {
         }
     }
 
+    /// A session that was handed over, whose device may have shown before that it lives.
+    pub(super) const fn resumed(self, established: bool) -> Self {
+        Self { established, confirmed: established, ..self }
+    }
+
     pub(super) const fn is_established(&self) -> bool {
         self.established
     }

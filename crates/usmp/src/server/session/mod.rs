@@ -4,13 +4,17 @@ mod commit;
 mod downlink;
 mod lingering;
 mod liveness;
+mod numbers;
 mod rekey;
+mod secrets;
 mod tcp;
 mod udp;
 
 pub use commit::{CommitToken, Committed, MAX_PENDING};
 pub use downlink::MAX_TRANSMISSIONS;
 pub use lingering::Lingering;
+pub use numbers::{SendingNumbers, first_number};
+pub use secrets::{LastRekey, PendingRekey, Resumed, SessionSecrets};
 pub use tcp::{MAX_MESSAGE_WIRE, TcpReceived, TcpSession};
 pub use udp::{Acknowledged, Received, SessionEvent, Transmit, UdpSession};
 

@@ -1,3 +1,4 @@
+use super::secrets::LastRekey;
 use crate::crypto::Provider;
 use crate::server::timers::later;
 use crate::wire::{FrameType, Utack};
@@ -20,6 +21,12 @@ pub(super) enum RekeyMemory {
     /// Ours, on its way.
     Started {
         salt: Secret<32>,
+    },
+    /// The device's, which waits for its commit.
+    Pending {
+        salt: Secret<32>,
+        hash: [u8; 8],
+        seq: u32,
     },
 }
 
@@ -64,14 +71,40 @@ impl RekeyMemory {
     pub(super) const fn poll_timeout(&self) -> Option<Instant> {
         match self {
             Self::Followed { until, .. } => Some(*until),
-            Self::Nothing | Self::Started { .. } => None,
+            Self::Nothing | Self::Started { .. } | Self::Pending { .. } => None,
         }
     }
 
+    /// Our salt, on its way.
     pub(super) const fn salt(&self) -> Option<&Secret<32>> {
         match self {
             Self::Started { salt } => Some(salt),
-            Self::Nothing | Self::Followed { .. } => None,
+            Self::Nothing | Self::Followed { .. } | Self::Pending { .. } => None,
+        }
+    }
+
+    /// Salt, fingerprint and number of the device's REKEY that waits for its commit.
+    pub(super) const fn pending(&self) -> Option<(&Secret<32>, [u8; 8], u32)> {
+        match self {
+            Self::Pending { salt, hash, seq } => Some((salt, *hash, *seq)),
+            Self::Nothing | Self::Followed { .. } | Self::Started { .. } => None,
+        }
+    }
+
+    /// What a REKEY of an earlier owner leaves to do.
+    pub(super) fn resumed(now: Instant, last: Option<LastRekey>) -> Self {
+        match last {
+            Some(LastRekey { old_c2s, fingerprint, seq }) => Self::followed(now, old_c2s, fingerprint, seq),
+            None => Self::Nothing,
+        }
+    }
+
+    pub(super) fn last(&self) -> Option<LastRekey> {
+        match self {
+            Self::Followed { old_key, hash, seq, .. } => {
+                Some(LastRekey { old_c2s: old_key.duplicate(), fingerprint: *hash, seq: *seq })
+            }
+            Self::Nothing | Self::Started { .. } | Self::Pending { .. } => None,
         }
     }
 }

@@ -1,9 +1,12 @@
+mod handover;
 mod receive;
+mod route;
 mod send;
 
 use core::fmt;
 use core::marker::PhantomData;
 
+use self::route::Route;
 use super::SessionKeysFor;
 use super::commit::{CommitToken, Commits, Committed};
 use super::downlink::{Downlink, Kind, Outcome};
@@ -12,8 +15,8 @@ use super::liveness::{Liveness, MESSAGE_TIMEOUT};
 use super::rekey::RekeyMemory;
 use crate::crypto::Provider;
 use crate::server::timers::earliest;
-use crate::server::{CloseReason, FragmentAck, MessageHandle, MessagePool, SessionConfig};
-use crate::wire::{Utack, UtackBytes};
+use crate::server::{CloseReason, FragmentAck, MessageHandle, MessagePool, RekeyCommit, SessionConfig};
+use crate::wire::{FrameType, Utack, UtackBytes};
 use crate::{Instant, Reassembly, SessionId, SessionKeys};
 
 /// What was acknowledged at once.
@@ -49,6 +52,12 @@ pub enum Received<'a> {
         /// Names the fragment.
         token: CommitToken,
     },
+    /// A REKEY under [`RekeyCommit::Deferred`]: persist what [`UdpSession::pending_rekey`] gives, commit that the session
+    /// is in the next epoch, then [`UdpSession::rekey_committed`]. Until then no frame of a higher number is taken.
+    Rekey {
+        /// Names the REKEY.
+        token: CommitToken,
+    },
     /// Send this UTACK now.
     Acknowledge {
         /// The bytes.
@@ -63,7 +72,7 @@ pub enum Received<'a> {
 pub enum SessionEvent<A> {
     /// The first authentic sign of life: the session takes over from an older one of the device now.
     Established,
-    /// The downlink address changed. The driver finds UTACKs by it.
+    /// The downlink address changed, or that of a session that was handed over is known now. The driver finds UTACKs by it.
     Moved {
         /// The new address.
         to: A,
@@ -77,6 +86,9 @@ pub enum SessionEvent<A> {
     MessageDelivered,
     /// The message was given up; its numbers are burned. The session lives on.
     MessageLost,
+    /// The block of sending numbers is used up: nothing is sent until
+    /// [`extend_numbers`](UdpSession::extend_numbers).
+    NumbersNeeded,
     /// The session is over.
     Closed(CloseReason),
 }
@@ -97,7 +109,8 @@ mod event {
     pub(super) const REKEYED: u8 = 4;
     pub(super) const DELIVERED: u8 = 8;
     pub(super) const LOST: u8 = 16;
-    pub(super) const CLOSED: u8 = 32;
+    pub(super) const NUMBERS: u8 = 32;
+    pub(super) const CLOSED: u8 = 64;
 }
 
 /// An open session over UDP, server side (WIRE.md sections 6 to 9, 11 and 12).
@@ -116,14 +129,14 @@ pub struct UdpSession<P, A> {
     live: Liveness,
     downlink: Downlink,
     commits: Commits<A>,
-    path: A,
-    candidate: Option<A>,
+    route: Route<A>,
     reassembly: Reassembly,
     buffer: Option<MessageHandle>,
     epoch: u32,
     closed: Option<CloseReason>,
     events: u8,
     fragment_ack: FragmentAck,
+    rekey_commit: RekeyCommit,
     provider: PhantomData<fn() -> P>,
 }
 
@@ -140,16 +153,16 @@ impl<P: Provider, A: Copy + Eq> UdpSession<P, A> {
             session_id,
             memory: RekeyMemory::Nothing,
             live: Liveness::new(now, config.probe_at_latest, config),
-            downlink: Downlink::new(seed),
+            downlink: Downlink::new(seed, 0, config.numbers),
             commits: Commits::new(),
-            path,
-            candidate: None,
+            route: Route::new(path),
             reassembly: Reassembly::new(),
             buffer: None,
             epoch: 0,
             closed: None,
             events: 0,
             fragment_ack: config.fragment_ack,
+            rekey_commit: config.rekey,
             provider: PhantomData,
         }
     }
@@ -157,7 +170,7 @@ impl<P: Provider, A: Copy + Eq> UdpSession<P, A> {
     /// The message is stored. Gives its UTACK, or `None` when the device's keys have changed since, the session is closed, or the
     /// token is not pending.
     pub fn committed(&mut self, token: CommitToken) -> Option<Committed<A>> {
-        if token.epoch != self.epoch {
+        if token.epoch != self.epoch || self.is_pending_rekey(token) {
             return None;
         }
         let (frame_type, also_to) = self.commits.commit(token.seq)?;
@@ -167,8 +180,11 @@ impl<P: Provider, A: Copy + Eq> UdpSession<P, A> {
 
     /// The message can never be stored: it is not acknowledged, and its repeats meet silence.
     pub fn refused(&mut self, token: CommitToken) {
-        if token.epoch == self.epoch {
-            self.commits.refuse(token.seq);
+        if self.is_pending_rekey(token) {
+            self.rekey_refused(token);
+        } else if token.epoch == self.epoch && self.commits.refuse(token.seq) == Some(FrameType::DataFrag) {
+            // Without this fragment there is no message; what the device sends next is another one.
+            self.reassembly.reset();
         }
     }
 
@@ -176,8 +192,11 @@ impl<P: Provider, A: Copy + Eq> UdpSession<P, A> {
     /// message only, and only if it came in one frame; otherwise it is [`refused`](Self::refused) and this returns `false`.
     pub fn withdraw(&mut self, token: CommitToken) -> bool {
         // A repeat will be new again; it must not count twice for a new address.
-        self.candidate = None;
+        self.route.forget_candidate();
         self.downlink.drop_probe();
+        if self.is_pending_rekey(token) {
+            self.memory = RekeyMemory::Nothing;
+        }
         let withdrawn = token.epoch == self.epoch && self.commits.withdraw(token.seq);
         if !withdrawn {
             self.refused(token);
@@ -189,6 +208,7 @@ impl<P: Provider, A: Copy + Eq> UdpSession<P, A> {
     fn new_epoch(&mut self) {
         self.epoch = self.epoch.saturating_add(1);
         self.commits = Commits::new();
+        self.route.numbers_restart();
         if self.downlink.restart() {
             self.live.ping_lost();
         }
@@ -200,6 +220,11 @@ impl<P: Provider, A: Copy + Eq> UdpSession<P, A> {
         if let Some(handle) = self.buffer.take() {
             pool.give_back(handle);
         }
+    }
+
+    /// Why a BYE of ours went out.
+    const fn bye_reason(&self) -> CloseReason {
+        if self.downlink.numbers().is_ending() { CloseReason::SequenceExhausted } else { CloseReason::Local }
     }
 
     const fn close(&mut self, reason: CloseReason) {
@@ -215,10 +240,11 @@ impl<P: Provider, A: Copy + Eq> UdpSession<P, A> {
         self.events &= !lowest;
         match lowest {
             event::ESTABLISHED => Some(SessionEvent::Established),
-            event::MOVED => Some(SessionEvent::Moved { to: self.path }),
+            event::MOVED => Some(SessionEvent::Moved { to: self.route.path() }),
             event::REKEYED => Some(SessionEvent::Rekeyed { epoch: self.epoch }),
             event::DELIVERED => Some(SessionEvent::MessageDelivered),
             event::LOST => Some(SessionEvent::MessageLost),
+            event::NUMBERS => Some(SessionEvent::NumbersNeeded),
             event::CLOSED => self.closed.map(SessionEvent::Closed),
             _ => None,
         }
@@ -236,7 +262,7 @@ impl<P: Provider, A: Copy + Eq> UdpSession<P, A> {
         }
         match self.downlink.exhausted(now) {
             Some(Outcome::Lost) => self.events |= event::LOST,
-            Some(Outcome::Step(Kind::Bye)) => self.close(CloseReason::Local),
+            Some(Outcome::Step(Kind::Bye)) => self.close(self.bye_reason()),
             // Whether the device has switched is unknown, and stays so.
             Some(Outcome::Step(Kind::Rekey)) => self.close(CloseReason::Rekey),
             _ => {}
@@ -245,7 +271,7 @@ impl<P: Provider, A: Copy + Eq> UdpSession<P, A> {
             self.close(CloseReason::Idle);
             self.drop_partial(pool);
         } else if !self.downlink.is_pinging() && self.live.ping_due(now) {
-            self.downlink.want_ping();
+            self.downlink.want(Kind::Ping);
         }
     }
 
@@ -289,16 +315,16 @@ impl<P: Provider, A: Copy + Eq> UdpSession<P, A> {
         self.session_id
     }
 
-    /// Where frames of the server go.
+    /// Where frames of the server go; before [`is_settled`](Self::is_settled), where the session was asked for from.
     #[must_use]
     pub const fn path(&self) -> A {
-        self.path
+        self.route.path()
     }
 
     /// The address that may become the next one; the PING to it is acknowledged from there.
     #[must_use]
     pub const fn candidate_path(&self) -> Option<A> {
-        self.candidate
+        self.route.candidate()
     }
 
     /// REKEYs so far.
@@ -322,7 +348,7 @@ impl<P: Provider, A: Copy + Eq> UdpSession<P, A> {
     /// The next number that the server will use.
     #[must_use]
     pub const fn next_seq(&self) -> u32 {
-        self.downlink.next_seq()
+        self.downlink.numbers().next()
     }
 
     /// Messages that wait for their commit.
@@ -348,7 +374,7 @@ impl<P, A: fmt::Debug> fmt::Debug for UdpSession<P, A> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("UdpSession")
             .field("session_id", &self.session_id)
-            .field("path", &self.path)
+            .field("route", &self.route)
             .field("epoch", &self.epoch)
             .field("commits", &self.commits)
             .field("closed", &self.closed)

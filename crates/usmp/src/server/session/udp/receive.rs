@@ -1,13 +1,15 @@
 //! What a datagram does to a session (WIRE.md section 12.2, item 4).
 
+use super::route::Heard;
 use super::{Acknowledged, Received, UdpSession, event};
 use crate::crypto::Provider;
 use crate::server::session::commit::{CommitToken, Known};
+use crate::server::session::downlink::Kind;
 use crate::server::session::liveness::Control;
 use crate::server::session::rekey::RekeyMemory;
-use crate::server::{CloseReason, DropReason, FragmentAck, MessagePool};
+use crate::server::{CloseReason, DropReason, FragmentAck, MessagePool, RekeyCommit};
 use crate::wire::{FrameType, HEADER, Header, Utack};
-use crate::{Instant, Opened, Role, SessionKeys, open_frame, rekey};
+use crate::{Instant, Opened, Role, Secret, open_frame, rekey};
 
 impl<P: Provider, A: Copy + Eq> UdpSession<P, A> {
     /// Takes one classified datagram whose prefix is that of this session. Opens it in place.
@@ -34,10 +36,19 @@ impl<P: Provider, A: Copy + Eq> UdpSession<P, A> {
             return Ok(Received::Acknowledge { utack: utack.emit(), what: Acknowledged::Duplicate });
         }
         let known = self.commits.known(seq);
-        let deferred = frame_type == FrameType::Data
-            || (frame_type == FrameType::DataFrag && self.fragment_ack == FragmentAck::Deferred);
+        let message = matches!(frame_type, FrameType::Data | FrameType::DataFrag);
+        let deferred = match frame_type {
+            FrameType::Data => true,
+            FrameType::DataFrag => self.fragment_ack == FragmentAck::Deferred,
+            FrameType::Rekey => self.rekey_commit == RekeyCommit::Deferred,
+            _ => false,
+        };
         match known {
             Known::Stale => return Err(DropReason::Stale),
+            Known::New if self.memory.pending().is_some() => return Err(DropReason::RekeyPending),
+            Known::New if message && self.commits.is_interrupted_at(seq) => {
+                return Err(DropReason::Interrupted);
+            }
             Known::New if deferred && self.commits.is_full() => return Err(DropReason::PendingFull),
             _ => {}
         }
@@ -54,6 +65,9 @@ impl<P: Provider, A: Copy + Eq> UdpSession<P, A> {
                 return Err(DropReason::PendingDuplicate);
             }
             Known::Again | Known::Stale => {
+                if self.route.heard_again(from) {
+                    self.probe();
+                }
                 return Ok(self.acknowledge(frame_type, seq, Acknowledged::Duplicate));
             }
         }
@@ -79,10 +93,8 @@ impl<P: Provider, A: Copy + Eq> UdpSession<P, A> {
                 Ok(Received::Message { token: self.token(seq), payload })
             }
             FrameType::Rekey => {
-                self.commits.take_silently(seq);
                 self.drop_partial(pool);
-                self.took(now, from);
-                self.follow_rekey(now, seq, plaintext, fingerprint)
+                self.follow_rekey(now, from, seq, plaintext, fingerprint)
             }
             _ => {
                 self.commits.take_now(seq);
@@ -105,12 +117,16 @@ impl<P: Provider, A: Copy + Eq> UdpSession<P, A> {
         }
         let control = self.live.control(now);
         if control == Control::Flood {
+            if self.route.is_replayable() {
+                // They may be old copies, which are nobody's fault here.
+                return Err(DropReason::ControlFlood);
+            }
             self.close(CloseReason::ControlFlood);
             return Err(DropReason::ControlFlood);
         }
         if frame_type == FrameType::Pong {
             self.live.pong();
-            self.downlink.pong();
+            self.downlink.pong(!self.route.is_replayable());
             return Ok(self.acknowledge(frame_type, seq, Acknowledged::Pong));
         }
         if control == Control::Normal {
@@ -168,21 +184,31 @@ impl<P: Provider, A: Copy + Eq> UdpSession<P, A> {
     fn follow_rekey(
         &mut self,
         now: Instant,
+        from: A,
         seq: u32,
         salt: &[u8],
-        fingerprint: [u8; 8],
+        hash: [u8; 8],
     ) -> Result<Received<'static>, DropReason> {
-        if self.memory.salt().is_some() {
-            self.close(CloseReason::Rekey);
-            return Err(DropReason::RekeyCollision);
+        let collides = self.memory.salt().is_some();
+        let salt: Result<&[u8; 32], _> = salt.try_into();
+        let (Ok(salt), false) = (salt, collides) else {
+            self.commits.take_silently(seq);
+            self.took(now, from);
+            if collides {
+                self.close(CloseReason::Rekey);
+                return Err(DropReason::RekeyCollision);
+            }
+            return Err(DropReason::RekeyLength);
+        };
+        if self.rekey_commit == RekeyCommit::Deferred {
+            self.commits.take_pending(seq, false, true);
+            self.took(now, from);
+            self.memory = RekeyMemory::Pending { salt: Secret::new(*salt), hash, seq };
+            return Ok(Received::Rekey { token: self.token(seq) });
         }
-        let salt: &[u8; 32] = salt.try_into().map_err(|_| DropReason::RekeyLength)?;
+        self.took(now, from);
         let new = rekey::<P>(&self.keys, Role::Device, salt, self.session_id);
-        let SessionKeys { c2s: old, .. } = core::mem::replace(&mut self.keys, new);
-        let utack = Utack::sealed::<P>(&old, FrameType::Rekey, seq).emit();
-        self.memory = RekeyMemory::followed(now, old, fingerprint, seq);
-        self.new_epoch();
-        Ok(Received::Acknowledge { utack, what: Acknowledged::Rekey })
+        Ok(Received::Acknowledge { utack: self.switch(now, new, hash, seq), what: Acknowledged::Rekey })
     }
 
     fn acknowledge(&self, frame_type: FrameType, seq: u32, what: Acknowledged) -> Received<'static> {
@@ -193,26 +219,31 @@ impl<P: Provider, A: Copy + Eq> UdpSession<P, A> {
         CommitToken { epoch: self.epoch, seq }
     }
 
+    /// Has a PING sent to the address that may be the device's.
+    const fn probe(&mut self) {
+        if self.live.may_ping() {
+            self.downlink.want(Kind::Probe);
+        }
+    }
+
     /// A new authentic frame was taken.
     fn took(&mut self, now: Instant, from: A) {
         self.live.heard(now);
         if self.live.establish() {
             self.events |= event::ESTABLISHED;
         }
-        // The address changes after two new frames in a row from the new one; the PING between them makes sure that somebody
-        // there answers (WIRE.md section 12.2). Whoever races one copy gains nothing.
-        if from == self.path {
-            self.candidate = None;
-            self.downlink.drop_probe();
-        } else if self.candidate == Some(from) {
-            self.path = from;
-            self.candidate = None;
-            self.downlink.drop_probe();
-            self.events |= event::MOVED;
-        } else {
-            self.candidate = Some(from);
-            self.downlink.drop_probe();
-            self.downlink.want_probe(self.live.may_ping());
+        match self.route.heard(from) {
+            Heard::Home => self.downlink.drop_probe(),
+            Heard::NewCandidate => {
+                self.downlink.drop_probe();
+                self.probe();
+            }
+            Heard::SameCandidate if self.downlink.is_probing() => {}
+            Heard::SameCandidate => self.probe(),
+            Heard::Moved => {
+                self.downlink.drop_probe();
+                self.events |= event::MOVED;
+            }
         }
     }
 }

@@ -2,9 +2,9 @@
 
 use super::{Transmit, UdpSession, event};
 use crate::crypto::Provider;
-use crate::server::session::downlink::{Kind, Outcome, Polled};
+use crate::server::session::downlink::{Allowed, Kind, Outcome, Polled};
 use crate::server::session::rekey::RekeyMemory;
-use crate::server::{CloseReason, DropReason, SendError};
+use crate::server::{CloseReason, DropReason, RekeyCommit, SendError};
 use crate::wire::{MAX_MESSAGE, Utack};
 use crate::{Instant, Role, Secret, rekey};
 
@@ -14,13 +14,16 @@ impl<P: Provider, A: Copy + Eq> UdpSession<P, A> {
         self.live.confirm(now);
     }
 
-    /// A UTACK from the downlink address of this session.
+    /// A UTACK from the downlink address of this session, or from that which may become it.
     ///
     /// # Errors
     ///
     /// [`DropReason`] when it is not for the frame that is out, or not authentic.
-    pub fn handle_utack(&mut self, now: Instant, utack: &Utack) -> Result<(), DropReason> {
+    pub fn handle_utack(&mut self, now: Instant, from: A, utack: &Utack) -> Result<(), DropReason> {
         if !self.downlink.awaits(utack.frame_type, utack.seq) {
+            return Err(DropReason::UtackUnexpected);
+        }
+        if self.downlink.awaits_probe() && !self.route.may_acknowledge_probe(from) {
             return Err(DropReason::UtackUnexpected);
         }
         if !utack.verify::<P>(&self.keys.s2c) {
@@ -31,7 +34,10 @@ impl<P: Provider, A: Copy + Eq> UdpSession<P, A> {
         }
         match self.downlink.acknowledged(now) {
             Some(Outcome::Delivered) => self.events |= event::DELIVERED,
-            Some(Outcome::Step(Kind::Bye)) => self.close(CloseReason::Local),
+            Some(Outcome::Step(Kind::Bye)) => self.close(self.bye_reason()),
+            Some(Outcome::Step(Kind::Probe)) if self.route.probe_acknowledged(from) => {
+                self.events |= event::MOVED;
+            }
             Some(Outcome::Step(Kind::Rekey)) => self.switch_to_own(),
             _ => {}
         }
@@ -71,15 +77,19 @@ impl<P: Provider, A: Copy + Eq> UdpSession<P, A> {
     ///
     /// # Errors
     ///
-    /// [`SendError::Busy`] while a message, an uncommitted message, or a REKEY of the last 15 s is in the way.
+    /// [`SendError::Busy`] while a message, an uncommitted message, or a REKEY of the last 15 s is in the way;
+    /// [`SendError::RekeyByDeviceOnly`] under [`RekeyCommit::Deferred`].
     pub fn start_rekey(&mut self, salt: Secret<32>) -> Result<(), SendError> {
         self.may_send()?;
+        if self.rekey_commit == RekeyCommit::Deferred {
+            return Err(SendError::RekeyByDeviceOnly);
+        }
         let idle = self.commits.pending_count() == 0 && !self.downlink.is_sending();
         if !idle || self.buffer.is_some() || !matches!(self.memory, RekeyMemory::Nothing) {
             return Err(SendError::Busy);
         }
         self.memory = RekeyMemory::Started { salt };
-        self.downlink.want_rekey();
+        self.downlink.want(Kind::Rekey);
         Ok(())
     }
 
@@ -87,7 +97,7 @@ impl<P: Provider, A: Copy + Eq> UdpSession<P, A> {
     pub fn ping(&mut self) -> bool {
         let may = self.may_send().is_ok() && self.live.may_ping();
         if may && !self.downlink.is_pinging() {
-            self.downlink.want_ping();
+            self.downlink.want(Kind::Ping);
         }
         may || self.downlink.is_pinging()
     }
@@ -99,14 +109,14 @@ impl<P: Provider, A: Copy + Eq> UdpSession<P, A> {
     /// [`SendError`].
     pub fn say_bye(&mut self) -> Result<(), SendError> {
         self.may_send()?;
-        self.downlink.want_bye();
+        self.downlink.want(Kind::Bye);
         Ok(())
     }
 
     const fn may_send(&self) -> Result<(), SendError> {
         if self.closed.is_some() {
             Err(SendError::Closed)
-        } else if !self.downlink.has_numbers() {
+        } else if self.downlink.numbers().is_ending() {
             Err(SendError::SequenceExhausted)
         } else {
             Ok(())
@@ -122,18 +132,28 @@ impl<P: Provider, A: Copy + Eq> UdpSession<P, A> {
         }
         loop {
             let (key, salt) = (&self.keys.s2c, self.memory.salt());
-            let data = self.live.is_confirmed();
-            match self.downlink.poll::<P>(now, key, self.session_id, salt, message, data, out)? {
+            let allowed = if !self.route.is_settled() {
+                self.route.candidate()?;
+                Allowed::Probe
+            } else if self.live.is_confirmed() {
+                Allowed::All
+            } else {
+                Allowed::Control
+            };
+            match self.downlink.poll::<P>(now, key, self.session_id, salt, message, allowed, out)? {
                 Polled::Frame { length, kind, first } => {
                     if first && matches!(kind, Kind::Ping | Kind::Probe) {
                         self.live.ping_sent();
                     }
-                    let to =
-                        if kind == Kind::Probe { self.candidate.unwrap_or(self.path) } else { self.path };
-                    return Some(Transmit { length, to });
+                    let to = if kind == Kind::Probe { self.route.candidate() } else { None };
+                    return Some(Transmit { length, to: to.unwrap_or_else(|| self.route.path()) });
                 }
                 // Without the message something else may be due.
                 Polled::Lost => self.events |= event::LOST,
+                Polled::NumbersNeeded => {
+                    self.events |= event::NUMBERS;
+                    return None;
+                }
                 Polled::Exhausted => {
                     self.close(CloseReason::SequenceExhausted);
                     return None;
