@@ -23,6 +23,11 @@ pub(crate) struct Lookups {
 }
 
 impl Lookups {
+    /// Whether a look-up could start now.
+    pub(crate) fn has_room(&self) -> bool {
+        self.budget.available_permits() > 0
+    }
+
     /// Starts a look-up whose answer comes as [`ToShard::Keys`]; `false` when the budget is used up.
     pub(crate) fn try_start(&self, handshake: SessionRef, device: DeviceId) -> bool {
         let Ok(permit) = Arc::clone(&self.budget).try_acquire_owned() else { return false };

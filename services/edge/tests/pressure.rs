@@ -4,7 +4,7 @@
 mod common;
 
 use std::io::Write;
-use std::num::NonZeroU32;
+use std::num::{NonZeroU32, NonZeroUsize};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -137,4 +137,20 @@ fn a_drain_with_kafka_away_ends_at_its_deadline_and_says_how_much_was_given_up()
     let sluice_edge::Ending::Late { unknown_records } = ending else { panic!("{ending:?}") };
     assert!(unknown_records >= 1, "{unknown_records}");
     assert!(!device.is_acknowledged(FrameType::Data, seq, SILENCE), "acknowledged without Kafka");
+}
+
+#[test]
+fn handshakes_beyond_the_budget_go_on_although_nothing_else_happens() {
+    let mut config = config();
+    config.shards = NonZeroUsize::new(1);
+    config.handshake.key_exchanges_per_turn = NonZeroU32::MIN;
+    let fixture = Fixture::with(config);
+    fixture.register(250);
+    let edge = fixture.tcp();
+    // Each needs two turns. A shard that slept between them would go on only when another device says something.
+    let devices: Vec<_> = (1..=250)
+        .map(|number| std::thread::spawn(move || TcpDevice::connect(edge, id(number), &PSK)))
+        .collect();
+    let connected: Vec<_> = devices.into_iter().map(|device| device.join().expect("a session")).collect();
+    assert_eq!(connected.len(), 250);
 }

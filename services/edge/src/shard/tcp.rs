@@ -34,6 +34,15 @@ const ACCEPTS_PER_TURN: usize = 64;
 /// Reads per turn over all connections, of up to 16 KiB each.
 const READS_PER_TURN: usize = 64;
 
+/// After how long handshakes ask again for a place among the look-ups: nobody tells a shard that another one gave one back.
+const ASK_AGAIN: usmp::Duration = usmp::Duration::from_millis(5);
+
+/// What a handshake cannot go on without.
+enum WaitsFor {
+    Exchange,
+    LookUp,
+}
+
 /// Pauses shorter than this change no idle timer.
 const NOTICEABLE_PAUSE: usmp::Duration = usmp::Duration::from_secs(1);
 
@@ -95,8 +104,11 @@ pub(crate) struct Tcp<P: Provider> {
     held_back: Vec<u32>,
     /// Connections that wait for a reassembly buffer; tried again each turn, for a turn is when one may have come back.
     starved: Vec<u32>,
-    /// Handshakes that wait for the X25519 budget or for a look-up.
+    /// Handshakes that wait for the X25519 budget.
     waiting: VecDeque<(u32, u32)>,
+    /// Handshakes that wait for a place among the look-ups, and when to ask for one.
+    unasked: VecDeque<(u32, u32)>,
+    ask_again: Option<Instant>,
     scratch: Box<[u8; SCRATCH]>,
 }
 
@@ -115,6 +127,8 @@ impl<P: Provider> Tcp<P> {
             held_back: Vec::new(),
             starved: Vec::new(),
             waiting: VecDeque::new(),
+            unasked: VecDeque::new(),
+            ask_again: None,
             scratch: Box::new([0; SCRATCH]),
         }
     }
@@ -163,11 +177,12 @@ impl<P: Provider> Tcp<P> {
     pub(crate) fn has_work(&self, paused: bool) -> bool {
         self.acceptable && self.listener.is_some()
             || !self.ready.is_empty()
+            || !self.waiting.is_empty()
             || !paused && !self.held_back.is_empty()
     }
 
     pub(crate) fn next(&self) -> Option<Instant> {
-        self.timers.next()
+        [self.timers.next(), self.ask_again].into_iter().flatten().min()
     }
 
     fn accept(&mut self, core: &mut Core) {
@@ -350,7 +365,7 @@ impl<P: Provider> Tcp<P> {
         let Some(connection) = self.connections.get_mut(at) else { return Ok(()) };
         let State::Handshake(handshake) = &mut connection.state else { return Ok(()) };
         let (serial, peer) = (connection.serial, connection.peer);
-        let mut waits = false;
+        let mut waits = None;
         if let Some(device) = handshake.asks_keys() {
             if core.penalties.waits(core.now, peer.ip(), usmp::DeviceId(*device.as_bytes())) {
                 core.counts.one(Count::DroppedPenalty);
@@ -360,7 +375,7 @@ impl<P: Provider> Tcp<P> {
             if core.lookups.try_start(core.session_ref(true, at, serial), device) {
                 handshake.asked();
             } else {
-                waits = true;
+                waits = Some(WaitsFor::LookUp);
             }
         }
         if handshake.owes_challenge() {
@@ -368,7 +383,7 @@ impl<P: Provider> Tcp<P> {
                 let frame = handshake.challenge(core).ok_or(End::Proof)?;
                 connection.stream.write(core.now, &frame).map_err(|_| End::Gone)?;
             } else {
-                waits = true;
+                waits = Some(WaitsFor::Exchange);
             }
         }
         if handshake.is_hopeless() {
@@ -378,10 +393,18 @@ impl<P: Provider> Tcp<P> {
             if core.may_exchange() {
                 return self.prove(core, at);
             }
-            waits = true;
+            waits = Some(WaitsFor::Exchange);
         }
-        if waits && !std::mem::replace(&mut connection.waits, true) {
-            self.waiting.push_back((at, serial));
+        if let Some(reason) = waits
+            && !std::mem::replace(&mut connection.waits, true)
+        {
+            match reason {
+                WaitsFor::Exchange => self.waiting.push_back((at, serial)),
+                WaitsFor::LookUp => {
+                    self.unasked.push_back((at, serial));
+                    self.ask_again.get_or_insert(core.now + ASK_AGAIN);
+                }
+            }
         }
         if let Some(when) = Self::deadline(core, connection) {
             self.timers.ensure(at, when);
@@ -441,14 +464,26 @@ impl<P: Provider> Tcp<P> {
             if !core.may_exchange() {
                 break;
             }
-            let Some((at, serial)) = self.waiting.pop_front() else { break };
-            let Some(connection) = self.connections.get_mut(at).filter(|found| found.serial == serial) else {
-                continue;
-            };
-            connection.waits = false;
-            if let Err(end) = self.advance(core, at) {
-                self.end(core, at, end);
+            let Some(waiting) = self.waiting.pop_front() else { break };
+            self.wake(core, waiting);
+        }
+        for _ in 0..self.unasked.len() {
+            if !core.lookups.has_room() {
+                break;
             }
+            let Some(waiting) = self.unasked.pop_front() else { break };
+            self.wake(core, waiting);
+        }
+        self.ask_again = (!self.unasked.is_empty()).then(|| core.now + ASK_AGAIN);
+    }
+
+    fn wake(&mut self, core: &mut Core, (at, serial): (u32, u32)) {
+        let Some(connection) = self.connections.get_mut(at).filter(|found| found.serial == serial) else {
+            return;
+        };
+        connection.waits = false;
+        if let Err(end) = self.advance(core, at) {
+            self.end(core, at, end);
         }
     }
 
