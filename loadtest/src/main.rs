@@ -83,6 +83,11 @@ struct Load {
     seed: u64,
 }
 
+/// librdkafka allocates a record and its headers in one thread and frees them in another, for which the C library's allocator takes a
+/// lock each time. docs/performance.md has the figures.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     let outcome = run(Cli::parse().command);
     match outcome {

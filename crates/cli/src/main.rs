@@ -17,6 +17,11 @@ use clap::{CommandFactory as _, Parser as _};
 
 use crate::args::{Cli, Command};
 
+/// librdkafka allocates a record and its headers in one thread and frees them in another, for which the C library's allocator takes a
+/// lock each time. docs/performance.md has the figures.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     let Cli { global, command } = Cli::parse();
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {

@@ -27,6 +27,11 @@ struct Args {
     print_sample: bool,
 }
 
+/// librdkafka allocates a record and its headers in one thread and frees them in another, for which the C library's allocator takes a
+/// lock each time. docs/performance.md has the figures.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     match run(&Args::parse()) {
         Ok(()) => ExitCode::SUCCESS,
