@@ -3,13 +3,17 @@
 
 use std::time::Duration;
 
-use sluice_types::{DeviceId, SessionId, TenantId};
+use sluice_types::{DeviceId, PodId, SessionId, TenantId};
 
 use crate::StoreError;
 use crate::limit::{Limit, LimitSubject};
 use crate::local::Local;
+use crate::location::{ClaimRow, HolderRow};
+use crate::places::PlacesRequest;
+use crate::pod::PodRow;
 use crate::record::Stored;
 use crate::redis::Redis;
+use crate::slot::{SlotRow, SnapshotId};
 
 /// Entries that the revocation log keeps; the oldest go first. A pod that was away for longer is told that it missed some.
 pub(crate) const LOG_ENTRIES: u64 = 65_536;
@@ -188,6 +192,133 @@ impl Backend {
         limit: &Limit,
     ) -> Result<Duration, StoreError> {
         delegate!(self, backend => backend.take_token(subject, limit))
+    }
+
+    /// The ring of the cluster, and the store's clock in ms.
+    pub(crate) async fn read_ring(&self) -> Result<(u64, Option<Stored>), StoreError> {
+        delegate!(self, backend => backend.read_ring())
+    }
+
+    /// Writes if the stored version is `expected`, 0 for none.
+    pub(crate) async fn swap_ring(
+        &self,
+        expected: u64,
+        version: u64,
+        blob: Vec<u8>,
+    ) -> Result<bool, StoreError> {
+        delegate!(self, backend => backend.swap_ring(expected, Stored { version, blob }))
+    }
+
+    pub(crate) async fn announce_pod(
+        &self,
+        pod: PodId,
+        blob: Vec<u8>,
+        ttl: Duration,
+    ) -> Result<(), StoreError> {
+        delegate!(self, backend => backend.announce_pod(pod, blob, ttl))
+    }
+
+    /// All pods announced within the last hour and not retired, at most [`MAX_PODS`](crate::pod::MAX_PODS).
+    pub(crate) async fn pods(&self) -> Result<Vec<PodRow>, StoreError> {
+        delegate!(self, backend => backend.pods())
+    }
+
+    pub(crate) async fn retire_pod(&self, pod: PodId) -> Result<(), StoreError> {
+        delegate!(self, backend => backend.retire_pod(pod))
+    }
+
+    pub(crate) async fn claim_device(
+        &self,
+        device: DeviceId,
+        session: SessionId,
+        blob: Vec<u8>,
+        ttl: Duration,
+    ) -> Result<ClaimRow, StoreError> {
+        delegate!(self, backend => backend.claim_device(device, session, blob, ttl))
+    }
+
+    /// `false` when the session does not hold the device.
+    pub(crate) async fn renew_device(
+        &self,
+        device: DeviceId,
+        session: SessionId,
+        blob: Vec<u8>,
+        ttl: Duration,
+    ) -> Result<bool, StoreError> {
+        delegate!(self, backend => backend.renew_device(device, session, blob, ttl))
+    }
+
+    pub(crate) async fn device_holder(&self, device: DeviceId) -> Result<Option<HolderRow>, StoreError> {
+        delegate!(self, backend => backend.device_holder(device))
+    }
+
+    pub(crate) async fn release_device(
+        &self,
+        device: DeviceId,
+        session: SessionId,
+    ) -> Result<(), StoreError> {
+        delegate!(self, backend => backend.release_device(device, session))
+    }
+
+    pub(crate) async fn lease_places(
+        &self,
+        tenant: &TenantId,
+        request: PlacesRequest,
+    ) -> Result<u32, StoreError> {
+        delegate!(self, backend => backend.lease_places(tenant, request))
+    }
+
+    pub(crate) async fn put_chunk(
+        &self,
+        slot: u16,
+        id: SnapshotId,
+        index: u32,
+        blob: Vec<u8>,
+    ) -> Result<(), StoreError> {
+        delegate!(self, backend => backend.put_chunk(slot, id, index, blob))
+    }
+
+    /// `None` when there is none, or one that is too long to be ours.
+    pub(crate) async fn read_chunk(
+        &self,
+        slot: u16,
+        id: SnapshotId,
+        index: u32,
+    ) -> Result<Option<Vec<u8>>, StoreError> {
+        delegate!(self, backend => backend.read_chunk(slot, id, index))
+    }
+
+    pub(crate) async fn drop_chunks(&self, slot: u16, id: SnapshotId) -> Result<(), StoreError> {
+        delegate!(self, backend => backend.drop_chunks(slot, id))
+    }
+
+    /// Writes a head unless one of a later place is there, and gives what was there before; the later one as error. One whose
+    /// bytes are `bad` is replaced all the same.
+    pub(crate) async fn put_head(
+        &self,
+        slot: u16,
+        head: SlotRow,
+        bad: &[u8],
+    ) -> Result<Result<Option<SlotRow>, SlotRow>, StoreError> {
+        delegate!(self, backend => backend.put_head(slot, head, bad))
+    }
+
+    pub(crate) async fn read_head(&self, slot: u16) -> Result<Option<SlotRow>, StoreError> {
+        delegate!(self, backend => backend.read_head(slot))
+    }
+
+    /// As [`put_head`](Self::put_head).
+    pub(crate) async fn put_owner(
+        &self,
+        slot: u16,
+        owner: SlotRow,
+        bad: &[u8],
+    ) -> Result<Result<Option<SlotRow>, SlotRow>, StoreError> {
+        delegate!(self, backend => backend.put_owner(slot, owner, bad))
+    }
+
+    pub(crate) async fn owners(&self) -> Result<Vec<(u16, SlotRow)>, StoreError> {
+        delegate!(self, backend => backend.owners())
     }
 
     /// A waiter of its own, so that waiting holds nobody else up.

@@ -3,6 +3,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::OpenError;
+
 /// Where devices, keys and sessions are kept.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(default, deny_unknown_fields)]
@@ -12,6 +14,8 @@ pub struct StoreConfig {
     /// File with the key-encryption key: 32 raw bytes, or lines of 64 hex digits, the current key first and up to two previous
     /// ones after it. There is no default key. Default `/etc/sluice/kek`.
     pub kek_file: PathBuf,
+    /// Secrets that the pods share and that rotate by themselves.
+    pub cluster_keys: ClusterKeysConfig,
     /// Settings of `kind = "local"`.
     pub local: LocalConfig,
     /// Settings of `kind = "redis"`.
@@ -23,9 +27,59 @@ impl Default for StoreConfig {
         Self {
             kind: StoreKind::Local,
             kek_file: PathBuf::from("/etc/sluice/kek"),
+            cluster_keys: ClusterKeysConfig::default(),
             local: LocalConfig::default(),
             redis: RedisConfig::default(),
         }
+    }
+}
+
+/// The ring of keys that the pods of a deployment share: for tags in session ids, cookies, peer links, session records and
+/// snapshots. All pods must have the same settings.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct ClusterKeysConfig {
+    /// Age at which a key is followed by the next one. A session lives for at most about 15 times as long, since its id names
+    /// its key by 4 bits. Default `24h`.
+    #[serde(with = "humantime_serde")]
+    #[schemars(with = "String")]
+    pub rotate_after: Duration,
+    /// How long a key still opens what it sealed, once the next one took its place; then it is destroyed, and with it the old
+    /// session records in copies of the store. Must be longer than session records live, that is, than the longest idle
+    /// timeout. At most 12 times `rotate_after`. Default `3h`.
+    #[serde(with = "humantime_serde")]
+    #[schemars(with = "String")]
+    pub keep: Duration,
+    /// How long all pods know a key before it is used. Longer than a pod takes to look at the store again. Default `1m`.
+    #[serde(with = "humantime_serde")]
+    #[schemars(with = "String")]
+    pub ahead: Duration,
+}
+
+impl Default for ClusterKeysConfig {
+    fn default() -> Self {
+        Self {
+            rotate_after: Duration::from_secs(24 * 3600),
+            keep: Duration::from_secs(3 * 3600),
+            ahead: Duration::from_secs(60),
+        }
+    }
+}
+
+impl ClusterKeysConfig {
+    /// Refuses what cannot be kept: more keys than there are ids, or keys that are used before they are known.
+    pub(crate) fn check(&self) -> Result<(), OpenError> {
+        let problem = |key, problem: &str| Err(OpenError::Config { key, problem: problem.to_owned() });
+        if self.rotate_after <= self.ahead {
+            return problem("cluster_keys.rotate_after", "must be longer than `ahead`");
+        }
+        if self.keep > self.rotate_after.saturating_mul(12) {
+            return problem("cluster_keys.keep", "must be at most 12 times `rotate_after`");
+        }
+        if self.keep <= self.ahead {
+            return problem("cluster_keys.keep", "must be longer than `ahead`");
+        }
+        Ok(())
     }
 }
 
@@ -126,6 +180,21 @@ mod config_tests {
             (r#"{"kind":"mysql"}"#, "mysql"),
         ] {
             let refused = serde_json::from_str::<StoreConfig>(json).expect_err(json).to_string();
+            assert!(refused.contains(name), "{refused}");
+        }
+    }
+
+    #[test]
+    fn key_settings_that_cannot_be_kept_are_refused_by_name() {
+        let seconds = Duration::from_secs;
+        let default = ClusterKeysConfig::default();
+        default.check().expect("the default");
+        for (config, name) in [
+            (ClusterKeysConfig { rotate_after: seconds(60), ..default.clone() }, "cluster_keys.rotate_after"),
+            (ClusterKeysConfig { keep: seconds(60), ..default.clone() }, "cluster_keys.keep"),
+            (ClusterKeysConfig { keep: seconds(13 * 24 * 3600), ..default }, "cluster_keys.keep"),
+        ] {
+            let refused = config.check().expect_err(name).to_string();
             assert!(refused.contains(name), "{refused}");
         }
     }

@@ -199,6 +199,12 @@ pub enum RecordError {
         /// The public id of that key, hex.
         kek_id: String,
     },
+    /// It was sealed under a key of the cluster's ring that was destroyed since, or that this process never saw.
+    #[error("it was sealed under cluster key {name}, which was destroyed")]
+    KeyDestroyed {
+        /// The public name of that key, hex.
+        name: String,
+    },
 }
 
 /// Why the registry was not changed.

@@ -14,26 +14,26 @@ const MAX_KEKS: usize = 3;
 const MAX_FILE_BYTES: u64 = 4096;
 const SALT: &[u8] = b"sluice-store-kek-v1";
 
-/// Public name of a key-encryption key: a one-way function of it.
+/// Public name of a key that seals: a one-way function of it.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) struct KekId(pub(crate) [u8; 8]);
+pub(crate) struct KeyName(pub(crate) [u8; 8]);
 
-impl fmt::Display for KekId {
+impl fmt::Display for KeyName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&hex::encode(self.0))
     }
 }
 
-impl fmt::Debug for KekId {
+impl fmt::Debug for KeyName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "KekId({self})")
+        write!(f, "KeyName({self})")
     }
 }
 
 /// One key-encryption key, held as the HKDF-SHA256 pseudo-random key of it:
 /// `PRK = HKDF-Extract(salt = "sluice-store-kek-v1", ikm = key)`.
 struct Kek {
-    id: KekId,
+    id: KeyName,
     prk: SecretKey,
 }
 
@@ -43,7 +43,7 @@ impl Kek {
         let mut id = [0; 8];
         // Public: the name under which stored values refer to their key.
         expand.expand(b"key id", &mut id).expect("8 bytes are under the limit of HKDF");
-        let kek = Self { id: KekId(id), prk: SecretKey::new(prk.into()) };
+        let kek = Self { id: KeyName(id), prk: SecretKey::new(prk.into()) };
         zeroize::Zeroize::zeroize(prk.as_mut_slice());
         kek
     }
@@ -130,13 +130,13 @@ impl KekRing {
         &self.source
     }
 
-    pub(crate) fn current_id(&self) -> KekId {
-        self.keys.first().map_or(KekId([0; 8]), |kek| kek.id)
+    pub(crate) fn current_id(&self) -> KeyName {
+        self.keys.first().map_or(KeyName([0; 8]), |kek| kek.id)
     }
 
     /// A subkey: `HKDF-Expand(PRK, purpose || 0x00 || name parts, 32)`. The purposes hold no zero byte, and for one purpose
     /// the parts have fixed lengths except the last.
-    pub(crate) fn subkey(&self, id: KekId, purpose: &str, name: &[&[u8]]) -> Option<SecretKey> {
+    pub(crate) fn subkey(&self, id: KeyName, purpose: &str, name: &[&[u8]]) -> Option<SecretKey> {
         let kek = self.keys.iter().find(|kek| kek.id == id)?;
         let expand = Hkdf::<Sha256>::from_prk(kek.prk.expose()).expect("32 bytes are a PRK of SHA-256");
         let mut info = vec![purpose.as_bytes(), &[0]];

@@ -36,6 +36,7 @@
 mod backend;
 mod change;
 mod clock;
+mod cluster;
 mod config;
 mod derive;
 mod device;
@@ -45,6 +46,9 @@ mod handshake;
 mod kek;
 mod limit;
 mod local;
+mod location;
+mod places;
+mod pod;
 mod record;
 mod redis;
 mod registry;
@@ -52,13 +56,16 @@ mod revocation;
 mod seal;
 mod secret;
 mod session;
+mod session_record;
+mod slot;
 mod store;
 mod tenant;
 
 #[cfg(test)]
 mod tests;
 
-pub use config::{LocalConfig, RedisConfig, StoreConfig, StoreKind, Topology};
+pub use cluster::{ClusterSecrets, Purpose};
+pub use config::{ClusterKeysConfig, LocalConfig, RedisConfig, StoreConfig, StoreKind, Topology};
 pub use derive::derived_psk;
 pub use device::{
     Device, DevicePage, DeviceState, HandshakeKeys, KeyInfo, KeyLookup, KeySource, NewDevice, NewKey,
@@ -67,8 +74,11 @@ pub use device::{
 pub use error::{OpenError, RecordError, RegistryError, StoreError, StoreErrorKind};
 pub use kek::{KekError, KekRing};
 pub use limit::{Limit, LimitOutcome, LimitSubject};
+pub use location::{Claim, DeviceLocation};
+pub use pod::{PodRecord, RevocationOutcome};
 pub use revocation::{AppliedPosition, LogPosition, Revocation, RevocationBatch, RevocationWatch};
 pub use secret::SecretKey;
-pub use session::{SessionKeys, SessionRecord};
+pub use session::{LastRekey, SessionKeys, SessionRecord};
+pub use slot::{MAX_SLOTS, MAX_SNAPSHOT_BYTES, SlotOwner, SlotSnapshot};
 pub use store::Store;
 pub use tenant::Tenant;

@@ -2,13 +2,11 @@
 
 use prost::Message;
 use sluice_proto::store::v1 as proto;
-use sluice_types::{DeviceEpoch, DeviceId, KeyEpoch, Psk, SessionId, TenantId, Timestamp};
-use zeroize::Zeroizing;
+use sluice_types::{DeviceId, KeyEpoch, Psk, TenantId, Timestamp};
 
 use crate::device::{DeviceState, KeySource, MAX_KEYS, Profile};
 use crate::kek::KekRing;
 use crate::seal::{self, Name, check_revision};
-use crate::session::{MAX_REKEY_BYTES, SessionKeys, SessionRecord};
 use crate::{Device, KeyInfo, RecordError, SecretKey, Tenant};
 
 /// Schema revision of every message here.
@@ -19,7 +17,6 @@ const DEVICE_KEY: &str = "sluice/device-key";
 const TENANT: &str = "sluice/tenant";
 const TENANT_ROOT: &str = "sluice/tenant-root";
 const REVOCATION: &str = "sluice/revocation";
-const SESSION: &str = "sluice/session";
 const IDENTITY: &str = "sluice/store-identity";
 
 /// A value with the version that the store compares and swaps by. The version is in the authenticated value too; the two
@@ -379,105 +376,14 @@ impl Identity {
     }
 }
 
-fn session_name<R>(device: DeviceId, session: SessionId, epoch: u32, with: impl FnOnce(Name<'_>) -> R) -> R {
-    let epoch = epoch.to_be_bytes();
-    with(Name { purpose: SESSION, parts: &[device.as_bytes(), session.as_bytes(), &epoch] })
-}
-
-/// Seals a session record under a subkey of its own, bound to device, session and re-key epoch.
-pub(crate) fn seal_session(ring: &KekRing, record: &SessionRecord) -> std::io::Result<Vec<u8>> {
-    let mut message = proto::SessionRecord {
-        revision: REVISION,
-        session: record.session.as_bytes().to_vec(),
-        device: record.device.as_bytes().to_vec(),
-        tenant: record.tenant.as_str().to_owned(),
-        profile: encode_profile(record.profile).into(),
-        device_epoch: record.device_epoch.0,
-        rekey_epoch: record.rekey_epoch,
-        current: Some(encode_session_keys(&record.current)),
-        previous: record.previous.as_ref().map(encode_session_keys),
-        last_rekey: record.last_rekey.clone(),
-        key_epoch: record.key_epoch.0,
-        opened_unix_ms: record.opened.as_millis(),
-    };
-    let mut plain = Zeroizing::new(Vec::with_capacity(message.encoded_len()));
-    message.encode_raw(&mut *plain);
-    message.current.iter_mut().chain(message.previous.iter_mut()).for_each(wipe);
-    let sealed = session_name(record.device, record.session, record.rekey_epoch, |name| {
-        seal::seal(ring, name, &plain)
-    })?;
-    Ok(sealed.encode_to_vec())
-}
-
-/// Opens a session record stored for `device`, `session` and re-key epoch `epoch`.
-pub(crate) fn open_session(
-    ring: &KekRing,
-    device: DeviceId,
-    session: SessionId,
-    epoch: u32,
-    blob: &[u8],
-) -> Result<SessionRecord, RecordError> {
-    let sealed = proto::Sealed::decode(blob).map_err(|_| RecordError::Malformed)?;
-    let plain = session_name(device, session, epoch, |name| seal::open(ring, name, &sealed))?;
-    let mut message = proto::SessionRecord::decode(plain.as_slice()).map_err(|_| RecordError::Malformed)?;
-    let record = decode_session(&message, device, session, epoch);
-    message.current.iter_mut().chain(message.previous.iter_mut()).for_each(wipe);
-    record
-}
-
-fn decode_session(
-    message: &proto::SessionRecord,
-    device: DeviceId,
-    session: SessionId,
-    epoch: u32,
-) -> Result<SessionRecord, RecordError> {
-    check_revision(message.revision, REVISION)?;
-    if message.device != device.as_bytes() || message.session != session.as_bytes() {
-        return Err(RecordError::Swapped);
-    }
-    if message.rekey_epoch != epoch || message.last_rekey.len() > MAX_REKEY_BYTES {
-        return Err(RecordError::Malformed);
-    }
-    Ok(SessionRecord {
-        session,
-        device,
-        tenant: message.tenant.parse().map_err(|_| RecordError::Malformed)?,
-        profile: decode_profile(message.profile())?,
-        device_epoch: DeviceEpoch(message.device_epoch),
-        rekey_epoch: message.rekey_epoch,
-        current: decode_session_keys(message.current.as_ref().ok_or(RecordError::Malformed)?)?,
-        previous: message.previous.as_ref().map(decode_session_keys).transpose()?,
-        last_rekey: message.last_rekey.clone(),
-        key_epoch: KeyEpoch(message.key_epoch),
-        opened: Timestamp(message.opened_unix_ms),
-    })
-}
-
-fn encode_session_keys(keys: &SessionKeys) -> proto::SessionKeys {
-    proto::SessionKeys { c2s: keys.c2s.expose().to_vec(), s2c: keys.s2c.expose().to_vec() }
-}
-
-fn decode_session_keys(keys: &proto::SessionKeys) -> Result<SessionKeys, RecordError> {
-    Ok(SessionKeys {
-        c2s: SecretKey::from_slice(&keys.c2s).ok_or(RecordError::Malformed)?,
-        s2c: SecretKey::from_slice(&keys.s2c).ok_or(RecordError::Malformed)?,
-    })
-}
-
-/// Generated messages do not wipe themselves.
-fn wipe(keys: &mut proto::SessionKeys) {
-    zeroize::Zeroize::zeroize(&mut keys.c2s);
-    zeroize::Zeroize::zeroize(&mut keys.s2c);
-}
-
-fn encode_profile(profile: Profile) -> proto::DeviceProfile {
+pub(crate) fn encode_profile(profile: Profile) -> proto::DeviceProfile {
     match profile {
         Profile::Raw => proto::DeviceProfile::Raw,
         Profile::Managed => proto::DeviceProfile::Managed,
     }
 }
 
-fn decode_profile(profile: proto::DeviceProfile) -> Result<Profile, RecordError> {
+pub(crate) fn decode_profile(profile: proto::DeviceProfile) -> Result<Profile, RecordError> {
     match profile {
         proto::DeviceProfile::Raw => Ok(Profile::Raw),
         proto::DeviceProfile::Managed => Ok(Profile::Managed),

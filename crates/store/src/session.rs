@@ -3,14 +3,11 @@ use std::time::Duration;
 use sluice_types::{DeviceEpoch, DeviceId, KeyEpoch, SessionId, TenantId, Timestamp};
 
 use crate::device::Profile;
-use crate::record::{open_session, seal_session};
+use crate::session_record::{open_session, seal_session};
 use crate::store::Store;
 use crate::{RecordError, SecretKey, StoreError};
 
-/// Longest REKEY payload that a record keeps (WIRE.md section 9: 32 bytes of salt, with room to grow).
-pub(crate) const MAX_REKEY_BYTES: usize = 480;
-
-/// What another pod needs to go on with a session. Sealed in the store under a subkey of its own.
+/// What another pod needs to go on with a session. Sealed in the store under a subkey of its own, of the cluster key in force.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SessionRecord {
     /// The session.
@@ -25,12 +22,12 @@ pub struct SessionRecord {
     pub device_epoch: DeviceEpoch,
     /// How often it was re-keyed.
     pub rekey_epoch: u32,
+    /// The generation of the session's slot when it was opened in it: the server's sequence numbers start from there.
+    pub birth_generation: u32,
     /// The keys in force.
     pub current: SessionKeys,
-    /// The keys before the last REKEY, while frames under them may still come.
-    pub previous: Option<SessionKeys>,
-    /// Payload of the last REKEY frame, to know its repeat by; at most 480 bytes, more are refused.
-    pub last_rekey: Vec<u8>,
+    /// The last REKEY, so that its repeat is still answered.
+    pub last_rekey: Option<LastRekey>,
     /// The key epoch that the device proved.
     pub key_epoch: KeyEpoch,
     /// When it was opened.
@@ -46,21 +43,34 @@ pub struct SessionKeys {
     pub s2c: SecretKey,
 }
 
+/// What the repeat of a REKEY is known and answered by (WIRE.md section 9).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LastRekey {
+    /// The key, device to server, under which the REKEY came.
+    pub old_c2s: SecretKey,
+    /// Tells this REKEY from another one of the same number.
+    pub fingerprint: [u8; 8],
+    /// Its sequence number under the old key.
+    pub seq: u32,
+    /// When it came.
+    pub at: Timestamp,
+}
+
 impl Store {
     /// Writes a session record that lives for `ttl` unless written again.
     ///
     /// Safe to repeat. A record of a lower re-key epoch than the stored one changes nothing and gives `false`: a late writer
     /// does not bring old keys back.
     ///
+    /// Write each live session's record again within `ttl`, and within half of `store.cluster_keys.keep`: the key it is sealed
+    /// under is destroyed some time after it was followed by another.
+    ///
     /// # Errors
     ///
     /// [`StoreError`]; after a timeout, write again.
     pub async fn put_session(&self, record: &SessionRecord, ttl: Duration) -> Result<bool, StoreError> {
-        if record.last_rekey.len() > MAX_REKEY_BYTES {
-            let record = format!("the record of session {}", record.session);
-            return Err(StoreError::Record { record, source: RecordError::Malformed });
-        }
-        let blob = seal_session(&self.kek, record).map_err(StoreError::Randomness)?;
+        let secrets = self.known_secrets().await?;
+        let blob = seal_session(&secrets, record).map_err(StoreError::Randomness)?;
         self.backend.put_session(record.device, record.session, record.rekey_epoch, blob, ttl).await
     }
 
@@ -71,7 +81,8 @@ impl Store {
     ///
     /// # Errors
     ///
-    /// [`StoreError::Record`] for one that was changed, moved, cut, or rolled back; [`StoreError`].
+    /// [`StoreError::Record`] for one that was changed, moved, cut, or rolled back, or whose key was destroyed: close the
+    /// session; [`StoreError`].
     pub async fn session(
         &self,
         device: DeviceId,
@@ -79,7 +90,14 @@ impl Store {
         at_least: u32,
     ) -> Result<Option<SessionRecord>, StoreError> {
         let Some((epoch, blob)) = self.backend.read_session(device, session).await? else { return Ok(None) };
-        let record = open_session(&self.kek, device, session, epoch, &blob).and_then(|record| {
+        let mut secrets = self.known_secrets().await?;
+        let mut opened = open_session(&self.kek, &secrets, device, session, epoch, &blob);
+        if let Err(RecordError::KeyDestroyed { .. }) = opened {
+            // Or by a pod that knows a newer key.
+            secrets = self.cluster_secrets().await?;
+            opened = open_session(&self.kek, &secrets, device, session, epoch, &blob);
+        }
+        let record = opened.and_then(|record| {
             if record.rekey_epoch < at_least {
                 Err(RecordError::RolledBack { found: record.rekey_epoch.into(), expected: at_least.into() })
             } else {

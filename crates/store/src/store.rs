@@ -1,13 +1,16 @@
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use crate::backend::Backend;
+use crate::cluster::KnownRing;
+use crate::config::ClusterKeysConfig;
 use crate::error::OpenError;
 use crate::floor::Floors;
 use crate::handshake::RootCache;
 use crate::kek::KekRing;
 use crate::local::Local;
+use crate::pod::Heartbeats;
 use crate::record::Identity;
 use crate::redis::Redis;
 use crate::{RecordError, StoreConfig, StoreError, StoreKind, clock};
@@ -19,6 +22,10 @@ pub struct Store {
     pub(crate) kek: Arc<KekRing>,
     pub(crate) floors: Arc<Floors>,
     pub(crate) roots: Arc<RootCache>,
+    pub(crate) ring: Arc<KnownRing>,
+    pub(crate) cluster_keys: ClusterKeysConfig,
+    pub(crate) heartbeats: Arc<Heartbeats>,
+    distrusted: Arc<AtomicU64>,
     identity: Identity,
     /// Cleared when another life of the store was seen; keys are not given out then.
     trusted: Arc<AtomicBool>,
@@ -32,8 +39,9 @@ impl Store {
     ///
     /// [`OpenError`]; the text says what to do. Nothing stays open then.
     pub async fn open(config: &StoreConfig) -> Result<Self, OpenError> {
+        config.cluster_keys.check()?;
         let kek = KekRing::load(&config.kek_file)?;
-        match config.kind {
+        let store = match config.kind {
             StoreKind::Local => {
                 let path = config.local.path.clone();
                 let address = path.display().to_string();
@@ -44,7 +52,8 @@ impl Store {
                 let address = config.redis.urls.join(", ");
                 Self::assemble(Backend::Redis(Box::new(redis)), kek, address).await
             }
-        }
+        }?;
+        Ok(Self { cluster_keys: config.cluster_keys.clone(), ..store })
     }
 
     /// A store that lives in this process and ends with it, for tests and trials. It is the local store on another medium.
@@ -75,6 +84,10 @@ impl Store {
             kek: Arc::new(kek),
             floors: Arc::default(),
             roots: Arc::default(),
+            ring: Arc::default(),
+            cluster_keys: ClusterKeysConfig::default(),
+            heartbeats: Arc::default(),
+            distrusted: Arc::default(),
             identity,
             trusted: Arc::new(AtomicBool::new(true)),
         })
@@ -103,6 +116,19 @@ impl Store {
         if same { Ok(()) } else { Err(StoreError::Replaced) }
     }
 
+    /// Stored values that this process found changed, cut, swapped or rolled back, and did not use. Any rise means that
+    /// somebody writes to the store who should not, or that it lost writes.
+    #[must_use]
+    pub fn distrusted_values(&self) -> u64 {
+        self.distrusted.load(Ordering::Relaxed)
+    }
+
+    /// Counts a value that was not used.
+    pub(crate) fn distrust(&self, record: &str, error: &RecordError) {
+        self.distrusted.fetch_add(1, Ordering::Relaxed);
+        tracing::warn!(record, %error, "a stored value cannot be trusted and is not used");
+    }
+
     pub(crate) fn trusted(&self) -> Result<(), StoreError> {
         if self.trusted.load(Ordering::Relaxed) { Ok(()) } else { Err(StoreError::Replaced) }
     }
@@ -123,6 +149,18 @@ impl Store {
     /// The same process, before which another store or another key ring stands now.
     pub(crate) fn in_front_of(&self, backend: Arc<Backend>) -> Self {
         Self { backend, ..self.clone() }
+    }
+
+    /// Another process on the same store: it shares what is stored, and remembers nothing.
+    pub(crate) fn newcomer(&self) -> Self {
+        Self {
+            floors: Arc::default(),
+            roots: Arc::default(),
+            ring: Arc::default(),
+            heartbeats: Arc::default(),
+            distrusted: Arc::default(),
+            ..self.clone()
+        }
     }
 
     pub(crate) fn with_kek(&self, kek: KekRing) -> Self {

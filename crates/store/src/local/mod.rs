@@ -5,6 +5,8 @@
 //! the process has no sessions to go on with, and epochs start from the clock. Buckets of limits live in memory alone.
 
 mod buckets;
+mod cluster;
+mod holders;
 mod log;
 mod sessions;
 mod tables;

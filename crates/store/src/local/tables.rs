@@ -23,6 +23,24 @@ pub(super) const SESSIONS: TableDefinition<'_, &[u8], (u64, u32, &[u8])> = Table
 pub(super) const SESSION_ENDS: TableDefinition<'_, (u64, &[u8]), ()> = TableDefinition::new("session_ends");
 /// Device id -> epoch last taken.
 pub(super) const EPOCHS: TableDefinition<'_, &[u8], u64> = TableDefinition::new("device_epochs");
+/// Device id -> what `claim_device` keeps.
+pub(super) const HOLDERS: TableDefinition<'_, &[u8], HolderValue> = TableDefinition::new("device_holders");
+/// Device id -> times of displacements in ms, the newest last.
+pub(super) const DISPLACED: TableDefinition<'_, &[u8], Vec<u64>> = TableDefinition::new("device_displaced");
+/// Tenant and pod -> places, end of the lease in ms.
+pub(super) const PLACES: TableDefinition<'_, (&str, &[u8]), (u32, u64)> =
+    TableDefinition::new("tenant_places");
+/// Name -> version, sealed value: the ring.
+pub(super) const RING: TableDefinition<'_, &str, (u64, &[u8])> = TableDefinition::new("cluster_ring");
+/// Pod -> end of its life in ms, authenticated record.
+pub(super) const PODS: TableDefinition<'_, &[u8], (u64, &[u8])> = TableDefinition::new("pods");
+/// Slot -> generation, offset, end of life in ms, sealed head.
+pub(super) const HEADS: TableDefinition<'_, u16, (u32, i64, u64, &[u8])> = TableDefinition::new("slot_heads");
+/// Slot, snapshot and index -> end of life in ms, sealed chunk.
+pub(super) const CHUNKS: TableDefinition<'_, ChunkKey, (u64, &[u8])> = TableDefinition::new("slot_chunks");
+/// Slot -> generation, offset, end of life in ms, authenticated owner.
+pub(super) const OWNERS: TableDefinition<'_, u16, (u32, i64, u64, &[u8])> =
+    TableDefinition::new("slot_owners");
 /// Single values.
 pub(super) const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
 
@@ -30,6 +48,12 @@ pub(super) const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("
 pub(super) const IDENTITY: &str = "identity";
 /// In [`META`]: highest number dropped from the log, u64 big endian.
 pub(super) const TRIMMED: &str = "revocations_trimmed";
+
+/// Slot, snapshot, index.
+pub(super) type ChunkKey = (u16, &'static [u8], u32);
+
+/// Session, its number, end of the holding in ms, authenticated record; then number and record of the one displaced.
+pub(super) type HolderValue = (&'static [u8], u64, u64, &'static [u8], Option<u64>, &'static [u8]);
 
 pub(super) fn create_all(transaction: &WriteTransaction) -> Result<(), redb::TableError> {
     transaction.open_table(DEVICES)?;
@@ -42,6 +66,14 @@ pub(super) fn create_all(transaction: &WriteTransaction) -> Result<(), redb::Tab
     transaction.open_table(SESSIONS)?;
     transaction.open_table(SESSION_ENDS)?;
     transaction.open_table(EPOCHS)?;
+    transaction.open_table(HOLDERS)?;
+    transaction.open_table(DISPLACED)?;
+    transaction.open_table(PLACES)?;
+    transaction.open_table(RING)?;
+    transaction.open_table(PODS)?;
+    transaction.open_table(HEADS)?;
+    transaction.open_table(CHUNKS)?;
+    transaction.open_table(OWNERS)?;
     transaction.open_table(META)?;
     Ok(())
 }

@@ -6,24 +6,25 @@
 //! Redis acknowledges before its replicas have a write, so a fail-over can lose the last ones. Processes that saw them notice
 //! (see `floor.rs`); set `min-replicas-to-write` on the servers to narrow the window.
 
+mod cluster;
 mod key;
 mod link;
+mod sessions;
 
 use std::time::Duration;
 
 use ::redis::{Cmd, FromRedisValue, Script, ScriptInvocation, cmd};
-use sluice_types::{DeviceId, SessionId, TenantId};
+use sluice_types::{DeviceId, TenantId};
 
+use self::cluster::ClusterScripts;
 use self::key::{Key, Keys, LogPart};
 use self::link::{Link, Request};
+use self::sessions::SessionScripts;
 use crate::backend::{Applied, LOG_ENTRIES, Listing, LogPage, PENDING_AFTER, POD_FORGOTTEN_AFTER};
 use crate::config::RedisConfig;
-use crate::limit::{Limit, LimitSubject};
 use crate::record::Stored;
 use crate::{OpenError, StoreError};
 
-/// How long a device epoch is kept after it was taken; a lost one does no harm.
-const EPOCH_TTL: Duration = Duration::from_secs(30 * 24 * 3600);
 /// How long one look at the log waits for it to grow.
 const TAIL_BLOCKS: Duration = Duration::from_secs(1);
 
@@ -31,6 +32,8 @@ pub(crate) struct Redis {
     link: Link,
     keys: Keys,
     scripts: Scripts,
+    sessions: SessionScripts,
+    cluster: ClusterScripts,
 }
 
 struct Scripts {
@@ -40,9 +43,6 @@ struct Scripts {
     log_after: Script,
     report_applied: Script,
     applied: Script,
-    put_session: Script,
-    take_epoch: Script,
-    take_token: Script,
 }
 
 impl Scripts {
@@ -54,9 +54,6 @@ impl Scripts {
             log_after: Script::new(include_str!("scripts/log_after.lua")),
             report_applied: Script::new(include_str!("scripts/report_applied.lua")),
             applied: Script::new(include_str!("scripts/applied.lua")),
-            put_session: Script::new(include_str!("scripts/put_session.lua")),
-            take_epoch: Script::new(include_str!("scripts/take_epoch.lua")),
-            take_token: Script::new(include_str!("scripts/take_token.lua")),
         }
     }
 }
@@ -71,7 +68,13 @@ impl Redis {
             key: "redis.key_prefix",
             problem: "use 1 to 64 letters, digits and `-`, `_`, `.`, `:`".to_owned(),
         })?;
-        Ok(Self { link: Link::new(config)?, keys, scripts: Scripts::new() })
+        Ok(Self {
+            link: Link::new(config)?,
+            keys,
+            scripts: Scripts::new(),
+            sessions: SessionScripts::new(),
+            cluster: ClusterScripts::new(),
+        })
     }
 
     async fn command<T: FromRedisValue>(&self, command: &Cmd) -> Result<T, StoreError> {
@@ -249,65 +252,6 @@ impl Redis {
 
     pub(crate) fn waiter(&self) -> LogTail {
         LogTail { link: self.link.beside(TAIL_BLOCKS), key: self.keys.log(LogPart::Stream) }
-    }
-
-    pub(crate) async fn put_session(
-        &self,
-        device: DeviceId,
-        session: SessionId,
-        epoch: u32,
-        blob: Vec<u8>,
-        ttl: Duration,
-    ) -> Result<bool, StoreError> {
-        let mut invocation = self.scripts.put_session.key(self.keys.session(device, session));
-        invocation.arg(epoch).arg(blob).arg(millis(ttl).max(1));
-        self.script(&invocation).await
-    }
-
-    pub(crate) async fn read_session(
-        &self,
-        device: DeviceId,
-        session: SessionId,
-    ) -> Result<Option<(u32, Vec<u8>)>, StoreError> {
-        let key = self.keys.session(device, session);
-        let fields: (Option<u32>, Option<Vec<u8>>) =
-            self.command(cmd("HMGET").arg(&key).arg("e").arg("b")).await?;
-        match fields {
-            (None, None) => Ok(None),
-            (epoch, blob) => Ok(Some((epoch.unwrap_or_default(), blob.unwrap_or_default()))),
-        }
-    }
-
-    pub(crate) async fn delete_session(
-        &self,
-        device: DeviceId,
-        session: SessionId,
-    ) -> Result<(), StoreError> {
-        let _: i64 = self.command(cmd("DEL").arg(self.keys.session(device, session))).await?;
-        Ok(())
-    }
-
-    pub(crate) async fn take_device_epoch(&self, device: DeviceId) -> Result<u64, StoreError> {
-        let mut invocation = self.scripts.take_epoch.key(self.keys.epoch(device));
-        self.script(invocation.arg(millis(EPOCH_TTL))).await
-    }
-
-    pub(crate) async fn device_epoch(&self, device: DeviceId) -> Result<Option<u64>, StoreError> {
-        self.command(cmd("GET").arg(self.keys.epoch(device))).await
-    }
-
-    pub(crate) async fn take_token(
-        &self,
-        subject: &LimitSubject,
-        limit: &Limit,
-    ) -> Result<Duration, StoreError> {
-        let key = match subject {
-            LimitSubject::Device(id) => self.keys.device_limit(*id, limit.name),
-            LimitSubject::Tenant(id) => self.keys.tenant_limit(id, limit.name),
-        };
-        let mut invocation = self.scripts.take_token.key(key);
-        invocation.arg(limit.burst_at_least_one()).arg(limit.refill_micros());
-        self.script(&invocation).await.map(Duration::from_micros)
     }
 }
 

@@ -1,6 +1,8 @@
-//! One suite, every back end. What it runs is in `scenarios.rs`.
+//! One suite, every back end. What it runs is in `scenarios.rs` and `cluster.rs`.
 
-use super::{ring, scenarios};
+use super::cluster::*;
+use super::ring;
+use super::scenarios::*;
 use crate::Store;
 use crate::backend::Backend;
 use crate::local::Local;
@@ -13,14 +15,14 @@ macro_rules! suite {
             async fn $scenario() {
                 let folder = tempfile::tempdir().expect("a temporary folder");
                 let store = super::on_file(&folder.path().join("store.redb")).await;
-                super::scenarios::$scenario(store).await;
+                super::$scenario(store).await;
             })*
         }
 
         mod memory {
             $(#[tokio::test]
             async fn $scenario() {
-                super::scenarios::$scenario(super::super::memory().await).await;
+                super::$scenario(super::super::memory().await).await;
             })*
         }
 
@@ -29,7 +31,7 @@ macro_rules! suite {
         pub(super) async fn run_all<F: Future<Output = Store>>(mut fresh: impl FnMut() -> F) {
             $(
                 eprintln!(concat!("scenario ", stringify!($scenario)));
-                Box::pin(scenarios::$scenario(fresh().await)).await;
+                Box::pin($scenario(fresh().await)).await;
             )*
         }
     };
@@ -62,6 +64,7 @@ suite! {
     device_epochs_grow_for_everybody,
     bucket_gives_its_burst_and_refills,
     check_passes_on_a_healthy_store,
+    pods_that_start_at_once_share_one_ring,
 }
 
 async fn on_file(path: &std::path::Path) -> Store {

@@ -2,7 +2,8 @@
 
 use super::{id, individual, keys, memory, psk, reason, ring, tenant};
 use crate::backend::Listing;
-use crate::record::{DeviceData, Stored, seal_session};
+use crate::record::{DeviceData, Stored};
+use crate::session_record::{open_session, seal_session};
 use crate::{
     KekRing, KeyLookup, LogPosition, NewDevice, NewKey, RecordError, RegistryError, SecretKey, Store,
     StoreError,
@@ -212,7 +213,8 @@ async fn a_session_record_is_bound_to_its_device_name_and_epoch() {
     let store = memory().await;
     let record = super::scenarios::session(1);
     let (device, name) = (record.device, record.session);
-    let blob = seal_session(&store.kek, &record).expect("sealed");
+    let secrets = store.cluster_secrets().await.expect("made");
+    let blob = seal_session(&secrets, &record).expect("sealed");
     let ttl = super::DEADLINE;
     let other_name = sluice_types::SessionId::from_bytes([7; 16]);
     for (device, name, epoch) in [(id(2), name, 1), (device, other_name, 1), (device, name, 2)] {
@@ -223,13 +225,13 @@ async fn a_session_record_is_bound_to_its_device_name_and_epoch() {
         store.delete_session(device, name).await.expect("deleted");
     }
     for length in 0..blob.len() {
-        let cut = crate::record::open_session(&store.kek, device, name, 1, &blob[..length]);
+        let cut = open_session(&store.kek, &secrets, device, name, 1, &blob[..length]);
         assert!(cut.is_err(), "{length} bytes");
     }
     for place in 0..blob.len() {
         let mut bad = blob.clone();
         bad[place] ^= 0x10;
-        assert!(crate::record::open_session(&store.kek, device, name, 1, &bad).is_err(), "byte {place}");
+        assert!(open_session(&store.kek, &secrets, device, name, 1, &bad).is_err(), "byte {place}");
     }
 }
 

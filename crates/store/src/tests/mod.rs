@@ -1,5 +1,6 @@
 //! Tests of the whole crate, on every back end.
 
+mod cluster;
 mod conformance;
 mod damage;
 mod golden;

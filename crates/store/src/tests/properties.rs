@@ -7,9 +7,12 @@ use proptest::prelude::*;
 use sluice_types::{KeyEpoch, Timestamp};
 
 use super::{id, individual, memory, psk, reason, ring, tenant};
-use crate::record::{
-    ChangeId, DeviceData, DeviceKeyData, RecordState, RevocationData, Stored, TenantData, open_session,
-};
+use crate::cluster::ring::Ring;
+use crate::location::HolderRow;
+use crate::record::{ChangeId, DeviceData, DeviceKeyData, RecordState, RevocationData, Stored, TenantData};
+use crate::session_record::open_session;
+use crate::slot::{Place, SlotRow};
+use crate::{ClusterSecrets, PodRecord, SlotOwner, location};
 use crate::{DeviceState, KeyInfo, KeyLookup, KeySource, LogPosition, PageRequest, Profile, Store};
 
 #[derive(Debug, Clone, Copy)]
@@ -214,6 +217,13 @@ proptest! {
         prop_assert!(TenantData::decode(&ring, &tenant("acme"), &stored).is_err());
         prop_assert!(RevocationData::decode(&ring, &stored.blob).is_err());
         let session = sluice_types::SessionId::from_bytes([1; 16]);
-        prop_assert!(open_session(&ring, id(1), session, 0, &stored.blob).is_err());
+        let secrets = ClusterSecrets::generate();
+        prop_assert!(open_session(&ring, &secrets, id(1), session, 0, &stored.blob).is_err());
+        prop_assert!(Ring::decode(&ring, &stored).is_err());
+        prop_assert!(PodRecord::decode(&ring, &"00".repeat(16), &stored.blob).is_err());
+        let holder = HolderRow { epoch: version, blob: stored.blob.clone() };
+        prop_assert!(location::decode(&ring, id(1), &holder).is_err());
+        let row = SlotRow { place: Place { generation: 1, offset: 1 }, blob: stored.blob };
+        prop_assert!(SlotOwner::decode(&ring, 1, &row).is_err());
     }
 }

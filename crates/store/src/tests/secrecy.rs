@@ -1,10 +1,12 @@
 //! P9: no secret in anything that can be formatted, and none in clear in what is stored.
 
-use sluice_types::Psk;
+use sluice_types::{Psk, Timestamp};
 
 use super::{DEADLINE, id, reason, tenant};
 use crate::record::{DeviceData, TenantData};
-use crate::{KekRing, LogPosition, NewDevice, NewKey, SecretKey, SessionKeys, SessionRecord, Store};
+use crate::{
+    KekRing, LastRekey, LogPosition, NewDevice, NewKey, SecretKey, SessionKeys, SessionRecord, Store,
+};
 
 const PLANTED: [&[u8; 32]; 5] = [
     b"planted-device-key-abcdefghijklm",
@@ -61,8 +63,8 @@ async fn no_value_shows_a_secret_however_it_is_formatted() {
     assert_clean("derived keys", &format!("{:?}", store.handshake_keys_of_tenant(&acme, id(2)).await));
 
     let keys = SessionKeys { c2s: SecretKey::new(*c2s), s2c: SecretKey::new(*s2c) };
-    let record =
-        SessionRecord { current: keys.clone(), previous: Some(keys), ..super::scenarios::session(1) };
+    let old = LastRekey { old_c2s: keys.s2c.clone(), fingerprint: [9; 8], seq: 1, at: Timestamp(1) };
+    let record = SessionRecord { current: keys, last_rekey: Some(old), ..super::scenarios::session(1) };
     assert_clean("a session", &format!("{record:?}"));
     store.put_session(&record, DEADLINE).await.expect("written");
     assert_clean("a read session", &format!("{:?}", store.session(record.device, record.session, 0).await));
