@@ -10,6 +10,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("usmp", &[]),
     ("sluice-types", &[]),
     ("sluice-svc", &[]),
+    ("sluice-peers", &["sluice-types"]),
     ("usmp-testkit", &["usmp"]),
     ("sluice-sim", &["usmp"]),
     ("sluice-proto", &["sluice-types", "usmp"]),
@@ -21,6 +22,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
         &[
             "sluice-store",
             "sluice-bus",
+            "sluice-peers",
             "sluice-proto",
             "sluice-device",
             "sluice-svc",

@@ -1,0 +1,101 @@
+//! Feeds [`Liveness`] with what the links and the member records show, and publishes what it makes of it.
+
+use std::sync::Arc;
+
+use sluice_types::PodId;
+use tokio::sync::{mpsc, watch};
+use tokio::time::{Instant, sleep_until};
+
+use crate::counts::Count;
+use crate::liveness::{Liveness, Member, PeerState};
+use crate::shared::{Seen, Shared};
+
+/// How the deployment looks from this pod.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct View {
+    /// This pod, which is not among the peers.
+    pub me: PodId,
+    /// All peers that are known, by pod id.
+    pub peers: Vec<PeerState>,
+}
+
+impl View {
+    /// The pods that may be given slots or handshakes, by pod id; this one as the caller says (not while it drains).
+    #[must_use]
+    pub fn candidates(&self, with_me: bool) -> Vec<PodId> {
+        let peers = self.peers.iter().filter(|peer| peer.is_candidate()).map(|peer| peer.pod);
+        let mut candidates: Vec<_> = peers.chain(with_me.then_some(self.me)).collect();
+        candidates.sort_unstable();
+        candidates
+    }
+
+    /// How one peer looks.
+    #[must_use]
+    pub fn peer(&self, pod: PodId) -> Option<&PeerState> {
+        self.peers.iter().find(|peer| peer.pod == pod)
+    }
+}
+
+pub(crate) async fn observe(
+    shared: Arc<Shared>,
+    mut seen: mpsc::Receiver<Seen>,
+    view: watch::Sender<Arc<View>>,
+) {
+    let mut members = shared.members.clone();
+    members.mark_changed();
+    let mut machine = Liveness::new(Instant::now().into_std(), shared.me);
+    loop {
+        let alarm = Instant::from_std(machine.poll_timeout());
+        let mut changed = true;
+        tokio::select! {
+            Some(seen) = seen.recv() => {
+                let now = Instant::now().into_std();
+                match seen {
+                    Seen::Up(pod, direction) => machine.link_up(now, pod, direction),
+                    Seen::Down(pod, direction) => machine.link_down(now, pod, direction),
+                    Seen::Refused(pod) => machine.refused(now, pod),
+                    Seen::Heard { pod, beat } => {
+                        machine.heard(now, pod, beat.counter, beat.kafka_ok_within_ms);
+                    }
+                }
+            }
+            Ok(()) = members.changed() => {
+                let listed = members.borrow_and_update().clone();
+                machine.members(Instant::now().into_std(), within_bounds(&shared, &listed));
+            }
+            () = sleep_until(alarm) => {
+                if let Some(at) = shared.kafka.last() {
+                    machine.kafka_answered(at.into_std());
+                }
+                machine.handle_timeout(Instant::now().into_std());
+                changed = false;
+            }
+        }
+        while let Some(event) = machine.poll_event() {
+            tracing::info!(?event, "a peer changed");
+            shared.inbound.changed(event);
+            changed = true;
+        }
+        if changed {
+            let fresh = View { me: shared.me, peers: machine.peers().collect() };
+            view.send_if_modified(|view| {
+                let differs = **view != fresh;
+                if differs {
+                    *view = Arc::new(fresh);
+                }
+                differs
+            });
+        }
+    }
+}
+
+/// The members that are looked at; the rest is counted.
+pub(crate) fn within_bounds<'a>(shared: &Shared, members: &'a [Member]) -> &'a [Member] {
+    match members.split_at_checked(shared.config.max_peers.saturating_add(1)) {
+        None | Some((_, [])) => members,
+        Some((within, beyond)) => {
+            shared.counts.add_many(Count::TooManyMembers, u64::try_from(beyond.len()).unwrap_or(u64::MAX));
+            within
+        }
+    }
+}
