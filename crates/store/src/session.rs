@@ -26,6 +26,9 @@ pub struct SessionRecord {
     pub birth_generation: u32,
     /// The keys in force.
     pub current: SessionKeys,
+    /// The keys before the last REKEY, until that is in the slot's ledger: who adopts the slot and finds the epoch before there
+    /// goes on with these, and the device repeats its REKEY. Write the record without them once it is.
+    pub previous: Option<SessionKeys>,
     /// The last REKEY, so that its repeat is still answered.
     pub last_rekey: Option<LastRekey>,
     /// The key epoch that the device proved.

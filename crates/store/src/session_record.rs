@@ -31,11 +31,8 @@ pub(crate) fn seal_session(secrets: &ClusterSecrets, record: &SessionRecord) -> 
         profile: encode_profile(record.profile).into(),
         device_epoch: record.device_epoch.0,
         rekey_epoch: record.rekey_epoch,
-        current: Some(proto::SessionKeys {
-            c2s: record.current.c2s.expose().to_vec(),
-            s2c: record.current.s2c.expose().to_vec(),
-        }),
-        previous: None,
+        current: Some(encode_keys(&record.current)),
+        previous: record.previous.as_ref().map(encode_keys),
         last_rekey: Vec::new(),
         key_epoch: record.key_epoch.0,
         opened_unix_ms: record.opened.as_millis(),
@@ -93,7 +90,6 @@ fn decode(
     if message.rekey_epoch != epoch {
         return Err(RecordError::Malformed);
     }
-    let current = message.current.as_ref().ok_or(RecordError::Malformed)?;
     Ok(SessionRecord {
         session,
         device,
@@ -102,12 +98,21 @@ fn decode(
         device_epoch: DeviceEpoch(message.device_epoch),
         rekey_epoch: message.rekey_epoch,
         birth_generation: message.birth_generation,
-        current: SessionKeys { c2s: key(&current.c2s)?, s2c: key(&current.s2c)? },
+        current: decode_keys(message.current.as_ref().ok_or(RecordError::Malformed)?)?,
+        previous: message.previous.as_ref().map(decode_keys).transpose()?,
         // Revision 1 kept what cannot be answered from: its repeat gets silence, and the device opens a new session.
         last_rekey: message.answered.as_ref().map(decode_rekey).transpose()?,
         key_epoch: KeyEpoch(message.key_epoch),
         opened: Timestamp(message.opened_unix_ms),
     })
+}
+
+fn encode_keys(keys: &SessionKeys) -> proto::SessionKeys {
+    proto::SessionKeys { c2s: keys.c2s.expose().to_vec(), s2c: keys.s2c.expose().to_vec() }
+}
+
+fn decode_keys(keys: &proto::SessionKeys) -> Result<SessionKeys, RecordError> {
+    Ok(SessionKeys { c2s: key(&keys.c2s)?, s2c: key(&keys.s2c)? })
 }
 
 fn decode_rekey(message: &proto::LastRekey) -> Result<LastRekey, RecordError> {

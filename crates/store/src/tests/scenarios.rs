@@ -339,6 +339,7 @@ pub(super) fn session(rekey_epoch: u32) -> SessionRecord {
         device_epoch: DeviceEpoch(77),
         rekey_epoch,
         current: SessionKeys { c2s: key(0xc2), s2c: key(0x52) },
+        previous: (rekey_epoch > 0).then(|| SessionKeys { c2s: key(1), s2c: key(2) }),
         birth_generation: 9,
         last_rekey: (rekey_epoch > 0).then(|| LastRekey {
             old_c2s: key(1),

@@ -64,7 +64,12 @@ async fn no_value_shows_a_secret_however_it_is_formatted() {
 
     let keys = SessionKeys { c2s: SecretKey::new(*c2s), s2c: SecretKey::new(*s2c) };
     let old = LastRekey { old_c2s: keys.s2c.clone(), fingerprint: [9; 8], seq: 1, at: Timestamp(1) };
-    let record = SessionRecord { current: keys, last_rekey: Some(old), ..super::scenarios::session(1) };
+    let record = SessionRecord {
+        current: keys.clone(),
+        previous: Some(keys),
+        last_rekey: Some(old),
+        ..super::scenarios::session(1)
+    };
     assert_clean("a session", &format!("{record:?}"));
     store.put_session(&record, DEADLINE).await.expect("written");
     assert_clean("a read session", &format!("{:?}", store.session(record.device, record.session, 0).await));
