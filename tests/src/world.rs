@@ -82,6 +82,7 @@ impl World {
         let bus = BusConfig {
             brokers: kafka.split(',').map(str::to_owned).collect(),
             topic_prefix: unique("e2e"),
+            slots: 4,
             ..BusConfig::default()
         };
         let store = runtime.block_on(Store::open(&store_config))?;

@@ -27,6 +27,18 @@ pub struct BusConfig {
     pub linger: Duration,
     /// Groups that one writer commits together, 1 to 64; as many again may wait for it. Default 4.
     pub groups_in_flight: u8,
+    /// What a record of a UDP session is promised: `exactly_once` commits it and its session's number in one transaction of Kafka;
+    /// `at_least_once` commits one after the other, faster, and a pod that dies between them doubles the record. Not set by
+    /// default: `exactly_once` with Kafka, `at_least_once` with the embedded broker, which can do no other.
+    pub guarantee: Option<Guarantee>,
+    /// Slots into which UDP sessions are divided: the partitions of the ledger topic when it is created, at least twice the largest
+    /// number of pods, 1 to 1024. Fixed at its creation. Default 64.
+    pub slots: u16,
+    /// Shortest time between two commits of one slot. Default `3ms`. Longer: fewer, larger transactions, later
+    /// acknowledgements.
+    #[serde(with = "humantime_serde")]
+    #[schemars(with = "String")]
+    pub group_interval: Duration,
     /// Largest record, in bytes, headers included. Default 1000000, as Kafka's own default; must not be above the brokers'
     /// `message.max.bytes`.
     pub message_max_bytes: u32,
@@ -45,6 +57,9 @@ impl Default for BusConfig {
             compression: Compression::Lz4,
             linger: Duration::from_millis(2),
             groups_in_flight: 4,
+            guarantee: None,
+            slots: 64,
+            group_interval: Duration::from_millis(3),
             message_max_bytes: 1_000_000,
             event_format: EventFormat::Protobuf,
             security: SecurityConfig::default(),
@@ -61,6 +76,16 @@ pub enum BusKind {
     Kafka,
     /// The broker inside the process.
     Embedded,
+}
+
+/// What a record of a session in a slot is promised.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Guarantee {
+    /// Acknowledged means: in the topic once, for readers with `read_committed`.
+    ExactlyOnce,
+    /// Acknowledged means: in the topic at least once; a copy has the same `ce_id`.
+    AtLeastOnce,
 }
 
 /// How batches are compressed.
@@ -167,6 +192,7 @@ impl SaslMechanism {
 const MESSAGE_MAX_BYTES: std::ops::RangeInclusive<u32> = 8_192..=100_000_000;
 
 /// Beyond it every acknowledgement would be later than a device's first repeat.
+const LONGEST_GROUP_INTERVAL: Duration = Duration::from_millis(500);
 const LONGEST_LINGER: Duration = Duration::from_millis(200);
 
 impl BusConfig {
@@ -190,8 +216,17 @@ impl BusConfig {
         if self.linger > LONGEST_LINGER {
             return Err(ConfigError::Linger(self.linger));
         }
+        if !(1..=1024).contains(&self.slots) {
+            return Err(ConfigError::Slots(self.slots));
+        }
+        if self.group_interval > LONGEST_GROUP_INTERVAL {
+            return Err(ConfigError::GroupInterval(self.group_interval));
+        }
         if self.kind == BusKind::Embedded {
-            return Ok(());
+            return match self.guarantee {
+                Some(Guarantee::ExactlyOnce) => Err(ConfigError::NoTransactions),
+                _ => Ok(()),
+            };
         }
         if self.brokers.is_empty() {
             return Err(ConfigError::NoBrokers);
@@ -215,6 +250,15 @@ impl BusConfig {
             return Err(ConfigError::SaslIncomplete(name));
         }
         Ok(())
+    }
+
+    /// What a record of a session in a slot is promised here.
+    #[must_use]
+    pub fn guarantee(&self) -> Guarantee {
+        self.guarantee.unwrap_or(match self.kind {
+            BusKind::Kafka => Guarantee::ExactlyOnce,
+            BusKind::Embedded => Guarantee::AtLeastOnce,
+        })
     }
 
     /// What every client of these brokers starts from.
@@ -271,6 +315,45 @@ impl BusConfig {
             // The largest number with which idempotence keeps the order.
             .set("max.in.flight.requests.per.connection", "5")
             .set("statistics.interval.ms", "5000");
+        Ok(client)
+    }
+}
+
+/// A coordinator aborts a transaction of a writer that stands still after this long: no longer do readers wait for it.
+const TRANSACTION_TIMEOUT_MS: &str = "10000";
+
+/// A record that waits this long makes its writer abort and try again, before the coordinator aborts and bars the writer.
+const RECORD_TIMEOUT_MS: &str = "7000";
+
+impl BusConfig {
+    /// The one writer of a slot: transactional where that is promised.
+    pub(crate) fn slot_producer(&self, slot: u16) -> Result<ClientConfig, ConfigError> {
+        let mut client = self.producer()?;
+        // A group is complete when it is produced: nothing more comes that a batch could wait for.
+        client.set("linger.ms", "0").set("socket.timeout.ms", "5000");
+        if self.guarantee() == Guarantee::ExactlyOnce {
+            client
+                .set("transactional.id", format!("{}-slot-{slot}", self.topic_prefix))
+                .set("transaction.timeout.ms", TRANSACTION_TIMEOUT_MS)
+                .set("message.timeout.ms", RECORD_TIMEOUT_MS);
+        }
+        Ok(client)
+    }
+
+    /// A reader of ledgers.
+    pub(crate) fn ledger_reader(&self) -> Result<ClientConfig, ConfigError> {
+        let mut client = self.client()?;
+        client
+            .set("group.id", "sluice-ledger")
+            .set("enable.auto.commit", "false")
+            .set("enable.auto.offset.store", "false")
+            .set("isolation.level", "read_committed")
+            // What was forgotten must be noticed, not skipped.
+            .set("auto.offset.reset", "error")
+            .set("fetch.wait.max.ms", "20")
+            .set("fetch.error.backoff.ms", "20")
+            .set("queued.min.messages", "20000")
+            .set("queued.max.messages.kbytes", "16384");
         Ok(client)
     }
 }

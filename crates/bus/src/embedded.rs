@@ -3,6 +3,9 @@ use rdkafka::producer::DefaultProducerContext;
 
 use crate::{BusConfig, BusError, BusKind, Topic, TopicNames};
 
+/// Slots of a deployment of one process.
+const SLOTS: i32 = 4;
+
 /// A Kafka broker inside this process, for development: librdkafka's mock cluster.
 ///
 /// Its limits, to be told where a user meets it: records are in memory and gone with the process; 5 MiB or 100,000 of them are
@@ -28,6 +31,7 @@ impl EmbeddedBroker {
         let cluster = MockCluster::new(1).map_err(BusError::Client)?;
         let names = TopicNames::new(topic_prefix);
         for topic in Topic::ALL {
+            let partitions = if topic == Topic::Ledger { SLOTS } else { partitions };
             cluster.create_topic(names.of(topic), partitions, 1).map_err(BusError::Client)?;
         }
         Ok(Self { cluster })

@@ -27,6 +27,18 @@ pub enum ConfigError {
     /// Too long a wait for company.
     #[error("bus.linger is {0:?}: give it at most 200ms, devices wait for it")]
     Linger(Duration),
+    /// Too few or too many slots.
+    #[error("bus.slots is {0}: give it 1 to 1024, at least twice the largest number of pods")]
+    Slots(u16),
+    /// Too long a wait between commits.
+    #[error("bus.group_interval is {0:?}: give it at most 500ms, devices wait for it")]
+    GroupInterval(Duration),
+    /// The broker inside the process has no transactions that readers respect.
+    #[error(
+        "bus.guarantee = \"exactly_once\" needs a Kafka: the embedded broker gives at_least_once alone; set bus.kind = \"kafka\", or \
+         leave bus.guarantee out"
+    )]
+    NoTransactions,
     /// TLS or SASL without the feature.
     #[error("bus.security.protocol = \"{0}\" needs a build with the feature `kafka-tls`")]
     TlsNotBuilt(&'static str),

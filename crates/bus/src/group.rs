@@ -5,6 +5,7 @@ use std::ops::Range;
 use rdkafka::error::RDKafkaErrorCode;
 
 use crate::Topic;
+use crate::ledger::{LedgerEntry, MAX_ENTRY_BYTES, append_entry};
 
 /// Start of every `ce_source`.
 pub(crate) const SOURCE_ROOT: &[u8] = b"//sluice/";
@@ -96,6 +97,7 @@ pub struct Group {
     entries: Vec<Entry>,
     max_records: usize,
     max_bytes: usize,
+    snapshot_offset: Option<i64>,
 }
 
 #[derive(Debug, Clone)]
@@ -112,6 +114,19 @@ pub(crate) struct Entry {
     pub(crate) suspected: Option<Refusal>,
     /// Answers that no verdict fits.
     pub(crate) tries: u8,
+    /// What of a refused record is still for the dead-letter topic.
+    pub(crate) letter: Letter,
+}
+
+/// What of a refused record goes to the dead-letter topic.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Letter {
+    /// As much of it as that topic takes.
+    Whole,
+    /// Its headers alone.
+    Bare,
+    /// That topic takes none of it.
+    Lost,
 }
 
 /// What Kafka, or librdkafka, said about a record that was produced.
@@ -140,15 +155,32 @@ impl Entry {
             answer: Answer::None,
             suspected: None,
             tries: 0,
+            letter: Letter::Whole,
         }
+    }
+
+    /// Whether it is an entry for the ledger rather than a record of its own.
+    pub(crate) const fn is_ledger(&self) -> bool {
+        matches!(self.meta, Meta::Ledger)
     }
 }
 
 /// What the headers are made of, when the record is produced.
 #[derive(Debug, Clone)]
 pub(crate) enum Meta {
-    Telemetry { session: [u8; 16], epoch: u32, seq: u32, received_ms: i64 },
-    Event { id: Range<u32>, source: Range<u32>, time_ms: i64 },
+    Telemetry {
+        session: [u8; 16],
+        epoch: u32,
+        seq: u32,
+        received_ms: i64,
+    },
+    Event {
+        id: Range<u32>,
+        source: Range<u32>,
+        time_ms: i64,
+    },
+    /// No record of its own: it becomes part of the slot's ledger record.
+    Ledger,
 }
 
 impl Group {
@@ -162,6 +194,7 @@ impl Group {
             entries: Vec::with_capacity(max_records),
             max_records,
             max_bytes,
+            snapshot_offset: None,
         }
     }
 
@@ -198,6 +231,41 @@ impl Group {
         Ok(())
     }
 
+    /// Adds an entry for the ledger of a slot, under a token of the driver's. All entries of a group become final with its records;
+    /// only a [`SlotWriter`](crate::SlotWriter) has a ledger, with any other writer their outcome stays [`Outcome::Unknown`].
+    ///
+    /// # Errors
+    ///
+    /// [`GroupFull`]; nothing was added.
+    pub fn push_ledger(&mut self, entry: &LedgerEntry, token: u64) -> Result<(), GroupFull> {
+        self.reserve(MAX_ENTRY_BYTES)?;
+        let start = offset(self.bytes.len());
+        append_entry(&mut self.bytes, entry);
+        let payload = start..offset(self.bytes.len());
+        self.entries.push(Entry::new(token, Topic::Ledger, start..start, payload, Meta::Ledger));
+        Ok(())
+    }
+
+    /// Where reading the ledger goes on for a [`Snapshot`](crate::Snapshot) that knows this group and every one settled before it by
+    /// the same writer. `None` if the groups committed with it had no entry, or Kafka did not name the offset.
+    #[must_use]
+    pub const fn snapshot_offset(&self) -> Option<i64> {
+        self.snapshot_offset
+    }
+
+    pub(crate) const fn set_snapshot_offset(&mut self, offset: Option<i64>) {
+        self.snapshot_offset = offset;
+    }
+
+    /// The group's entries for the ledger, as they stand within a record.
+    pub(crate) fn ledger_entries(&self) -> impl Iterator<Item = &[u8]> {
+        self.entries.iter().filter(|entry| entry.is_ledger()).map(|entry| self.bytes(&entry.payload))
+    }
+
+    pub(crate) fn entries_mut(&mut self) -> &mut [Entry] {
+        &mut self.entries
+    }
+
     /// Number of records.
     #[must_use]
     pub fn len(&self) -> usize {
@@ -228,6 +296,7 @@ impl Group {
     pub fn clear(&mut self) {
         self.bytes.clear();
         self.entries.clear();
+        self.snapshot_offset = None;
     }
 
     fn reserve(&self, bytes: usize) -> Result<(), GroupFull> {

@@ -82,7 +82,9 @@ impl HeaderMaker {
             Meta::Event { id, source, time_ms } => {
                 let kind: &[u8] = match entry.topic {
                     Topic::Lifecycle => b"sluice.events.v1.LifecycleEvent",
-                    Topic::Security | Topic::Telemetry | Topic::Dlq => b"sluice.events.v1.SecurityEvent",
+                    Topic::Security | Topic::Telemetry | Topic::Dlq | Topic::Ledger => {
+                        b"sluice.events.v1.SecurityEvent"
+                    }
                 };
                 // Protobuf's JSON mapping always starts with a brace, its binary form here never does.
                 let json = group.bytes(&entry.payload).first() == Some(&b'{');
@@ -93,6 +95,8 @@ impl HeaderMaker {
                 let headers = push(headers, "ce_time", self.received.of(*time_ms));
                 push(headers, "content-type", content)
             }
+            // Part of a record that has no headers.
+            Meta::Ledger => headers,
         }
     }
 }

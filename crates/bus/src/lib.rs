@@ -19,19 +19,26 @@ mod error;
 mod event;
 mod group;
 mod headers;
+mod ledger;
+mod slot;
 mod tail;
 mod topics;
 mod writer;
 
 pub use client::KafkaFigures;
 pub use config::{
-    BusConfig, BusKind, Compression, EventFormat, SaslMechanism, SecurityConfig, SecurityProtocol,
+    BusConfig, BusKind, Compression, EventFormat, Guarantee, SaslMechanism, SecurityConfig, SecurityProtocol,
 };
 #[cfg(feature = "embedded")]
 pub use embedded::EmbeddedBroker;
 pub use error::{BusError, ConfigError};
 pub use event::EventEncoder;
 pub use group::{EventRecord, Group, GroupFull, Outcome, Refusal, Telemetry};
+pub use ledger::{
+    LEDGER_VERSION, LedgerEntries, LedgerEntry, LedgerError, LedgerRecord, LedgerState, MAX_ENTRY_BYTES,
+    MAX_SESSIONS, Oddities, Owner, SessionKey, SessionState, Snapshot,
+};
+pub use slot::{AdoptError, Adopted, LedgerReader, SlotLost, SlotSettle, SlotWriter, adopt};
 pub use tail::{Start, Tail, TailedRecord};
-pub use topics::{ApplyOptions, Topic, TopicNames, Weakness, apply, check, weaknesses};
+pub use topics::{ApplyOptions, Topic, TopicNames, Weakness, apply, check, slots, weaknesses};
 pub use writer::{Settle, Writer, WriterStats};

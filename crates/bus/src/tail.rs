@@ -136,7 +136,8 @@ impl Tail {
     }
 }
 
-fn passes(error: &KafkaError) -> bool {
+/// Whether reading goes on by itself after this.
+pub(crate) fn passes(error: &KafkaError) -> bool {
     use RDKafkaErrorCode as Code;
     matches!(
         error.rdkafka_error_code(),

@@ -15,6 +15,9 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(10);
 /// How often a topic that was just created is asked for.
 const ASK_EVERY: Duration = Duration::from_millis(50);
 
+/// An hour.
+const LEDGER_SEGMENT_MS: &str = "3600000";
+
 /// What is published.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[expect(missing_docs, reason = "described in docs/records.md")]
@@ -23,11 +26,13 @@ pub enum Topic {
     Lifecycle,
     Security,
     Dlq,
+    /// The journals of the slots, one partition each; not for readers outside.
+    Ledger,
 }
 
 impl Topic {
     /// All of them.
-    pub const ALL: [Self; 4] = [Self::Telemetry, Self::Lifecycle, Self::Security, Self::Dlq];
+    pub const ALL: [Self; 5] = [Self::Telemetry, Self::Lifecycle, Self::Security, Self::Dlq, Self::Ledger];
 
     /// The name behind the prefix.
     #[must_use]
@@ -37,22 +42,30 @@ impl Topic {
             Self::Lifecycle => "lifecycle",
             Self::Security => "security",
             Self::Dlq => "dlq",
+            Self::Ledger => "ledger",
         }
     }
 
-    /// Days that records are kept where the brokers' own default is not right: refusals and dead letters are read late.
+    /// How long records are kept where the brokers' own default is not right: refusals and dead letters are read late, and what a
+    /// ledger said of a live session is said again within hours.
     const fn retention(self) -> Option<Duration> {
         const DAY: u64 = 24 * 60 * 60;
         match self {
             Self::Telemetry | Self::Lifecycle => None,
             Self::Security | Self::Dlq => Some(Duration::from_secs(30 * DAY)),
+            Self::Ledger => Some(Duration::from_secs(DAY)),
         }
+    }
+
+    /// Partitions of a new topic.
+    fn partitions(self, config: &BusConfig, options: ApplyOptions) -> i32 {
+        if self == Self::Ledger { i32::from(config.slots) } else { options.partitions }
     }
 }
 
 /// The full names under one prefix, made once.
 #[derive(Debug, Clone)]
-pub struct TopicNames([String; 4]);
+pub struct TopicNames([String; 5]);
 
 impl TopicNames {
     /// The names under a prefix.
@@ -71,7 +84,7 @@ impl TopicNames {
 /// How topics are created.
 #[derive(Debug, Clone, Copy)]
 pub struct ApplyOptions {
-    /// Partitions of each new topic.
+    /// Partitions of each new topic; the ledger has as many as there are slots (`bus.slots`).
     pub partitions: i32,
     /// Copies of each record.
     pub replication_factor: i32,
@@ -93,12 +106,13 @@ pub async fn apply(config: &BusConfig, options: ApplyOptions) -> Result<Vec<Stri
         match existing.iter().find(|found| found.name == names.of(topic)) {
             None => missing.push(topic),
             Some(found)
-                if options.exact_partitions && i32::try_from(found.partitions) != Ok(options.partitions) =>
+                if options.exact_partitions
+                    && i32::try_from(found.partitions) != Ok(topic.partitions(config, options)) =>
             {
                 return Err(BusError::Partitions {
                     topic: found.name.clone(),
                     found: found.partitions,
-                    wanted: options.partitions,
+                    wanted: topic.partitions(config, options),
                 });
             }
             Some(_) => {}
@@ -116,9 +130,11 @@ pub async fn apply(config: &BusConfig, options: ApplyOptions) -> Result<Vec<Stri
         .zip(&retention)
         .map(|(&topic, retention)| {
             let replication = TopicReplication::Fixed(options.replication_factor);
-            let new = NewTopic::new(names.of(topic), options.partitions, replication)
+            let new = NewTopic::new(names.of(topic), topic.partitions(config, options), replication)
                 .set("cleanup.policy", "delete")
                 .set("min.insync.replicas", min_insync);
+            // Kafka forgets whole segments: with its default, a week of them would be read.
+            let new = if topic == Topic::Ledger { new.set("segment.ms", LEDGER_SEGMENT_MS) } else { new };
             match retention {
                 Some(millis) => new.set("retention.ms", millis),
                 None => new,
@@ -162,6 +178,19 @@ pub async fn check(config: &BusConfig) -> Result<(), BusError> {
         }
     }
     Ok(())
+}
+
+/// Asks the brokers how many slots there are: the partitions of the ledger topic.
+///
+/// # Errors
+///
+/// [`BusError::Unreachable`] or [`BusError::TopicMissing`].
+pub async fn slots(config: &BusConfig) -> Result<u16, BusError> {
+    let names = TopicNames::new(&config.topic_prefix);
+    let ledger = names.of(Topic::Ledger);
+    let found = topics(config).await?.into_iter().find(|found| found.name == ledger);
+    let found = found.ok_or_else(|| BusError::TopicMissing(ledger.to_owned()))?;
+    Ok(u16::try_from(found.partitions).unwrap_or(u16::MAX))
 }
 
 /// Something about the topics that makes an acknowledgement worth less than it could be.

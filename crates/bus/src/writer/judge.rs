@@ -6,7 +6,7 @@ use crate::Refusal;
 
 /// What to do about a record that a broker, or librdkafka, did not take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Verdict {
+pub(crate) enum Verdict {
     /// Kafka will never take it as it is.
     Refuse(Refusal),
     /// It may yet be taken: a leader moves, a topic is being made, a node restarts, the network breaks.
@@ -17,7 +17,7 @@ pub(super) enum Verdict {
 
 /// Librdkafka itself repeats what is retriable, in order and without doubles, for as long as it takes; what arrives here it has
 /// given up.
-pub(super) const fn judge(code: Code) -> Verdict {
+pub(crate) const fn judge(code: Code) -> Verdict {
     match code {
         // The record itself, or the batch it was in: whoever reads this must try it alone before believing it.
         Code::MessageSizeTooLarge | Code::InvalidMessageSize => Verdict::Refuse(Refusal::TooLarge),
@@ -77,6 +77,9 @@ pub(super) const fn judge(code: Code) -> Verdict {
         | Code::PurgeQueue
         | Code::PurgeInflight
         | Code::QueueFull => Verdict::Again,
+
+        // The transaction: it has failed already, or the coordinator is not through with the one before.
+        Code::State | Code::InvalidTransactionalState | Code::ConcurrentTransactions => Verdict::Again,
 
         _ => Verdict::Unclassified,
     }

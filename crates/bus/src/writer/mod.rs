@@ -2,7 +2,10 @@
 
 mod commit;
 mod judge;
+mod ledger_part;
 mod producer;
+mod publisher;
+mod work;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
@@ -16,7 +19,9 @@ use crate::client::KafkaFigures;
 use crate::group::Group;
 use crate::{BusConfig, BusError};
 
-use commit::Work;
+pub(crate) use judge::{Verdict, judge};
+pub(crate) use publisher::{Attempt, Form, Place, Publisher, Stopped, code_of};
+use work::Work;
 
 /// Takes settled groups back, on the writer's thread. It must not wait: a slow one holds up every later group.
 pub trait Settle: Send + 'static {
@@ -45,6 +50,10 @@ pub struct WriterStats {
     pub repeated: AtomicU64,
     /// Producers made anew after a fatal error.
     pub renewed: AtomicU64,
+    /// Transactions aborted and made anew; for the writer of a slot.
+    pub aborted: AtomicU64,
+    /// Ledger records written while there was nothing to say; for the writer of a slot.
+    pub heartbeats: AtomicU64,
     kafka: Mutex<KafkaFigures>,
 }
 
@@ -86,12 +95,17 @@ pub(crate) struct Stop(Mutex<Option<Instant>>);
 
 impl Stop {
     #[expect(clippy::disallowed_methods, reason = "the writer is a driver: it owns its deadline")]
-    fn within(&self, within: Duration) {
+    pub(crate) fn within(&self, within: Duration) {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now().checked_add(within);
     }
 
+    /// There is no deadline any more.
+    pub(crate) fn lift(&self) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
     #[expect(clippy::disallowed_methods, reason = "the writer is a driver: it owns its deadline")]
-    fn is_over(&self) -> bool {
+    pub(crate) fn is_over(&self) -> bool {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).is_some_and(|at| at <= Instant::now())
     }
 }
@@ -117,7 +131,8 @@ impl Writer {
         let (groups, inbox) = sync_channel(depth);
         let stop = Arc::new(Stop::default());
         let stats = Arc::new(WriterStats::default());
-        let work = Work::new(config, client, inbox, settle, Arc::clone(&stop), Arc::clone(&stats))?;
+        let publisher = Publisher::new(config, client, Arc::clone(&stop), Arc::clone(&stats))?;
+        let work = Work { publisher, inbox, settle };
         let thread = std::thread::Builder::new().name(name.to_owned()).spawn(move || work.run());
         let thread = Some(thread.map_err(BusError::Thread)?);
         Ok(Self { groups: Some(groups), stop, stats, thread })
@@ -166,7 +181,7 @@ impl Drop for Writer {
     }
 }
 
-fn count(counter: &AtomicU64, by: usize) {
+pub(crate) fn count(counter: &AtomicU64, by: usize) {
     counter.fetch_add(by as u64, Ordering::Relaxed);
 }
 

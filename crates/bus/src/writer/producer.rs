@@ -7,27 +7,37 @@ use rdkafka::ClientConfig;
 use rdkafka::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::Message as _;
 use rdkafka::producer::{DeliveryResult, ProducerContext, ThreadedProducer};
 
 use super::WriterStats;
+use super::publisher::code_of;
 use crate::BusError;
 use crate::client::{KafkaFigures, Voice};
 
-/// What a broker said about a record: the number it was produced under, and the error if there was one.
-pub(super) type Report = (usize, Option<RDKafkaErrorCode>);
+/// What a broker said about a record.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Report {
+    /// The number it was produced under.
+    pub(super) number: usize,
+    /// The error, if there was one.
+    pub(super) error: Option<RDKafkaErrorCode>,
+    /// Where it lies, if the broker said so.
+    pub(super) offset: Option<i64>,
+}
 
 /// librdkafka's thread that polls puts reports down here, the writer's thread picks them up.
 ///
 /// A thread of its own polls because rdkafka's `poll` always takes its whole time: in the writer's thread it would add latency,
 /// or burn the processor.
-pub(super) struct Reports {
+pub(crate) struct Reports {
     ready: Mutex<Vec<Report>>,
     arrived: Condvar,
     voice: Voice,
     stats: Arc<WriterStats>,
 }
 
-pub(super) type Producer = ThreadedProducer<Reports>;
+pub(crate) type Producer = ThreadedProducer<Reports>;
 
 /// Makes a producer.
 pub(super) fn produce_with(config: &ClientConfig, stats: &Arc<WriterStats>) -> Result<Producer, BusError> {
@@ -41,7 +51,7 @@ pub(super) fn produce_with(config: &ClientConfig, stats: &Arc<WriterStats>) -> R
 }
 
 impl Reports {
-    pub(super) const fn voice(&self) -> &Voice {
+    pub(crate) const fn voice(&self) -> &Voice {
         &self.voice
     }
 
@@ -76,12 +86,12 @@ impl ProducerContext for Reports {
     type DeliveryOpaque = usize;
 
     fn delivery(&self, result: &DeliveryResult<'_>, opaque: usize) {
-        let error = match result {
-            Ok(_) => None,
-            Err((error, _)) => Some(error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Unknown)),
+        let (error, offset) = match result {
+            Ok(message) => (None, Some(message.offset()).filter(|&offset| offset >= 0)),
+            Err((error, _)) => (Some(code_of(error)), None),
         };
         let mut ready = self.ready.lock().unwrap_or_else(PoisonError::into_inner);
-        ready.push((opaque, error));
+        ready.push(Report { number: opaque, error, offset });
         // One wake for a batch: the writer takes all there is.
         if ready.len() == 1 {
             self.arrived.notify_one();

@@ -1,0 +1,195 @@
+//! Reads a slot's journal.
+
+use std::time::{Duration, Instant};
+
+use rdkafka::consumer::{BaseConsumer, Consumer as _};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::Message as _;
+use rdkafka::{Offset, TopicPartitionList};
+
+use super::adopt::AdoptError;
+use crate::client::Voice;
+use crate::ledger::{LedgerError, LedgerRecord, LedgerState, OwnerMark, Snapshot};
+use crate::tail::passes;
+use crate::{BusConfig, BusError, Topic, TopicNames};
+
+/// How long brokers may take to answer when the reader is made.
+const ANSWER_WITHIN: Duration = Duration::from_secs(10);
+
+/// How long one wait for a record may take before the deadline is looked at.
+const LOOK: Duration = Duration::from_millis(50);
+
+/// A consumer that is kept for reading ledgers, one after another: a new one takes about a second to begin.
+pub struct LedgerReader {
+    consumer: BaseConsumer<Voice>,
+    topic: String,
+    brokers: String,
+    slots: u16,
+}
+
+impl std::fmt::Debug for LedgerReader {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("LedgerReader").field("topic", &self.topic).field("slots", &self.slots).finish()
+    }
+}
+
+/// What was read.
+#[derive(Debug)]
+pub(super) struct Reading {
+    pub(super) state: LedgerState,
+    pub(super) owner_offset: i64,
+    pub(super) read: u64,
+    /// The snapshot was older than what the topic keeps, or not of this topic.
+    pub(super) discarded: bool,
+}
+
+impl LedgerReader {
+    /// Connects. Blocks until the brokers answered, up to ten seconds.
+    ///
+    /// # Errors
+    ///
+    /// [`BusError::Unreachable`], or [`BusError::TopicMissing`].
+    pub fn open(config: &BusConfig) -> Result<Self, BusError> {
+        let consumer: BaseConsumer<Voice> =
+            config.ledger_reader()?.create_with_context(Voice::default()).map_err(BusError::Client)?;
+        let topic = TopicNames::new(&config.topic_prefix).of(Topic::Ledger).to_owned();
+        let brokers = config.brokers.join(",");
+        let metadata = consumer
+            .fetch_metadata(Some(&topic), ANSWER_WITHIN)
+            .map_err(|source| BusError::Unreachable { brokers: brokers.clone(), source })?;
+        let found = metadata.topics().first().filter(|found| found.error().is_none());
+        let slots = found.map_or(0, |found| found.partitions().len());
+        if slots == 0 {
+            return Err(BusError::TopicMissing(topic));
+        }
+        let slots = u16::try_from(slots).unwrap_or(u16::MAX);
+        let reader = Self { consumer, topic, brokers, slots };
+        // The first question to a partition's leader opens the connection to it.
+        reader.oldest(0, ANSWER_WITHIN)?;
+        Ok(reader)
+    }
+
+    /// Slots there are: partitions of the ledger topic when the reader was opened.
+    #[must_use]
+    pub const fn slots(&self) -> u16 {
+        self.slots
+    }
+
+    /// Reads from the snapshot, or the start, up to the owner's record with this mark: never "to the end", which somebody else's open
+    /// transaction may hold back.
+    pub(super) fn read(
+        &mut self,
+        slot: u16,
+        mark: OwnerMark,
+        snapshot: Option<Snapshot>,
+        owner_hint: Option<i64>,
+        until: Instant,
+    ) -> Result<Reading, AdoptError> {
+        let found = self.read_from(slot, mark, snapshot, owner_hint, until);
+        // Nothing more is fetched meanwhile.
+        if let Err(error) = self.consumer.unassign() {
+            tracing::warn!(%error, "a ledger's partition could not be put down");
+        }
+        found
+    }
+
+    fn read_from(
+        &self,
+        slot: u16,
+        mark: OwnerMark,
+        snapshot: Option<Snapshot>,
+        owner_hint: Option<i64>,
+        until: Instant,
+    ) -> Result<Reading, AdoptError> {
+        let had_snapshot = snapshot.is_some();
+        let mut start = match snapshot {
+            Some(snapshot) => {
+                let oldest = self.oldest(slot, remaining(until)?)?;
+                let newest = owner_hint.unwrap_or(i64::MAX);
+                Some(snapshot).filter(|snapshot| (oldest..=newest).contains(&snapshot.offset))
+            }
+            None => None,
+        };
+        loop {
+            let discarded = had_snapshot && start.is_none();
+            match self.read_once(slot, mark, start.take(), until)? {
+                Some((state, owner_offset, read)) => {
+                    return Ok(Reading { state, owner_offset, read, discarded });
+                }
+                // The topic forgot more while we were reading: from its start, then.
+                None => {
+                    tracing::info!(slot, "the ledger begins later than expected; it is read from its start")
+                }
+            }
+        }
+    }
+
+    /// `None` if the offset to start from is not kept any more.
+    fn read_once(
+        &self,
+        slot: u16,
+        mark: OwnerMark,
+        snapshot: Option<Snapshot>,
+        until: Instant,
+    ) -> Result<Option<(LedgerState, i64, u64)>, AdoptError> {
+        let offset = snapshot.as_ref().map_or(Offset::Beginning, |snapshot| Offset::Offset(snapshot.offset));
+        let mut state = snapshot.map_or_else(LedgerState::default, Snapshot::into_state);
+        let mut assignment = TopicPartitionList::new();
+        assignment
+            .add_partition_offset(&self.topic, i32::from(slot), offset)
+            .and_then(|()| self.consumer.assign(&assignment))
+            .map_err(AdoptError::Read)?;
+        let mut read = 0;
+        loop {
+            let message = match self.consumer.poll(remaining(until)?.min(LOOK)) {
+                None => continue,
+                Some(Ok(message)) => message,
+                Some(Err(error)) if is_out_of_range(&error) => return Ok(None),
+                Some(Err(error)) if passes(&error) => continue,
+                Some(Err(error)) => return Err(AdoptError::Read(error)),
+            };
+            if message.topic() != self.topic || message.partition() != i32::from(slot) {
+                continue;
+            }
+            read += 1;
+            match LedgerRecord::decode(message.payload().unwrap_or_default()) {
+                Ok(record) => {
+                    state.apply(&record);
+                    if matches!(record, LedgerRecord::Owner { nonce, .. } if OwnerMark(nonce) == mark) {
+                        return Ok(Some((state, message.offset(), read)));
+                    }
+                }
+                Err(LedgerError::UnknownVersion(version)) => {
+                    return Err(AdoptError::UnknownVersion { slot, offset: message.offset(), version });
+                }
+                Err(error) => {
+                    state.note_malformed();
+                    if let Some(withheld) = self.consumer.client().context().admit() {
+                        tracing::error!(slot, offset = message.offset(), %error, withheld, "a record of the ledger is none and is left out");
+                    }
+                }
+            }
+        }
+    }
+
+    /// The offset at which the partition begins.
+    fn oldest(&self, slot: u16, within: Duration) -> Result<i64, BusError> {
+        let watermarks = self.consumer.fetch_watermarks(&self.topic, i32::from(slot), within);
+        let unreachable = |source| BusError::Unreachable { brokers: self.brokers.clone(), source };
+        watermarks.map(|(oldest, _)| oldest).map_err(unreachable)
+    }
+}
+
+/// Time that is left, or that there is none.
+pub(super) fn remaining(until: Instant) -> Result<Duration, AdoptError> {
+    #[expect(clippy::disallowed_methods, reason = "adopting is a driver: it owns its deadline")]
+    let left = until.saturating_duration_since(Instant::now());
+    if left.is_zero() { Err(AdoptError::Deadline) } else { Ok(left) }
+}
+
+fn is_out_of_range(error: &KafkaError) -> bool {
+    matches!(
+        error.rdkafka_error_code(),
+        Some(RDKafkaErrorCode::AutoOffsetReset | RDKafkaErrorCode::OffsetOutOfRange)
+    )
+}
