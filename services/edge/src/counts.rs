@@ -77,6 +77,10 @@ counts! {
     SessionsMoved = "sluice.edge.sessions.moved";
     /// Messages taken from devices into a group of records.
     MessagesReceived = "sluice.edge.messages.received";
+    /// First messages that waited until what older sessions of the device had sent was settled.
+    MessagesHeld = "sluice.edge.messages.held";
+    /// Those of them that are received now; the others still wait, or will come again.
+    MessagesReleased = "sluice.edge.messages.released";
     /// Messages that Kafka has committed.
     MessagesCommitted = "sluice.edge.messages.committed";
     /// Messages that Kafka will never take; they went to the dead letters and are not acknowledged.
@@ -120,6 +124,8 @@ counts! {
     DroppedUtack = "sluice.edge.dropped" ["reason" = "utack"];
     /// No room for a record because Kafka is behind; the device sends again.
     DroppedBehind = "sluice.edge.dropped" ["reason" = "kafka_behind"];
+    /// A message of a session that is not, or no longer, to write, since the device has another one; over UDP it comes again.
+    DroppedHeld = "sluice.edge.dropped" ["reason" = "held"];
     /// No reassembly buffer: over UDP the device sends again, over TCP what was read waits.
     DroppedNoBuffer = "sluice.edge.dropped" ["reason" = "no_buffer"];
     /// A HELLO that found the table of handshakes full.

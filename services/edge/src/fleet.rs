@@ -1,6 +1,8 @@
 //! Which device has which session, over all shards: take-over, revocation, half-open sessions, the way to a device.
 //!
-//! One task owns the directory. It hears of each session three times in its life, never of a packet.
+//! One task owns the directory. It hears of each session four times in its life, never of a packet.
+
+mod directory;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -14,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use usmp::Instant;
 
+use self::directory::Directory;
 use crate::clock::Clock;
 use crate::link::{Command, SendError, SessionRef, ShardLink, ToFleet, ToShard};
 
@@ -26,60 +29,6 @@ const MAX_REMEMBERED: usize = 65_536;
 /// Store calls at once for take-over and re-checks, apart from the look-ups of handshakes.
 const STORE_CALLS: usize = 64;
 
-#[derive(Debug, Clone, Copy)]
-struct Entry {
-    session: SessionRef,
-    established: bool,
-    /// From the store; zero until it answered.
-    epoch: u64,
-    /// Order in which sessions were established here.
-    arrival: u64,
-}
-
-/// The sessions of one device; nearly always one.
-#[derive(Debug)]
-enum Sessions {
-    One(Entry),
-    Many(Vec<Entry>),
-}
-
-impl Sessions {
-    fn as_slice(&self) -> &[Entry] {
-        match self {
-            Self::One(entry) => std::slice::from_ref(entry),
-            Self::Many(entries) => entries,
-        }
-    }
-
-    fn as_mut_slice(&mut self) -> &mut [Entry] {
-        match self {
-            Self::One(entry) => std::slice::from_mut(entry),
-            Self::Many(entries) => entries,
-        }
-    }
-
-    fn push(&mut self, entry: Entry) {
-        match self {
-            Self::One(first) => *self = Self::Many(vec![*first, entry]),
-            Self::Many(entries) => entries.push(entry),
-        }
-    }
-
-    /// Takes a session out; `false` when none is left.
-    fn remove(&mut self, session: SessionRef) -> bool {
-        match self {
-            Self::One(entry) => entry.session != session,
-            Self::Many(entries) => {
-                entries.retain(|entry| entry.session != session);
-                if let [last] = entries[..] {
-                    *self = Self::One(last);
-                }
-                !self.as_slice().is_empty()
-            }
-        }
-    }
-}
-
 /// What store calls give back.
 enum Answer {
     Epoch { device: DeviceId, session: SessionRef, epoch: Result<DeviceEpoch, StoreError> },
@@ -91,8 +40,7 @@ pub(crate) struct Fleet {
     clock: Clock,
     shards: Vec<ShardLink>,
     half_open_per_device: usize,
-    directory: HashMap<DeviceId, Sessions>,
-    arrivals: u64,
+    directory: Directory,
     revoked: HashMap<DeviceId, Instant>,
     /// Look-ups before this are no longer covered by `revoked`.
     forgotten_before: Instant,
@@ -116,8 +64,7 @@ impl Fleet {
             clock,
             shards,
             half_open_per_device,
-            directory: HashMap::new(),
-            arrivals: 0,
+            directory: Directory::default(),
             revoked: HashMap::new(),
             forgotten_before: Instant::from_micros(0),
             store_calls: Arc::new(Semaphore::new(STORE_CALLS)),
@@ -151,22 +98,33 @@ impl Fleet {
         match message {
             ToFleet::Born { session, device, looked_up } => self.born(session, device, looked_up).await,
             ToFleet::Established { session, device } => self.established(session, device),
+            ToFleet::Parted { session, device, mark } => {
+                self.directory.parted(session, device, mark);
+                self.let_go(device).await;
+            }
             ToFleet::Ended { session, device } => {
-                if let Some(sessions) = self.directory.get_mut(&device)
-                    && !sessions.remove(session)
-                {
-                    self.directory.remove(&device);
+                self.directory.ended(session, device);
+                self.let_go(device).await;
+            }
+            ToFleet::Settled { writer, up_to } => {
+                for device in self.directory.settled(writer, up_to) {
+                    self.let_go(device).await;
                 }
             }
         }
     }
 
+    /// Tells the sessions of a device whose turn has come.
+    async fn let_go(&mut self, device: DeviceId) {
+        while let Some(session) = self.directory.next_turn(device) {
+            if let Some(shard) = self.shards.get(usize::from(session.shard)) {
+                shard.send(ToShard::Go { session }).await;
+            }
+        }
+    }
+
     async fn born(&mut self, session: SessionRef, device: DeviceId, looked_up: Instant) {
-        let entry = Entry { session, established: false, epoch: 0, arrival: 0 };
-        self.directory
-            .entry(device)
-            .and_modify(|sessions| sessions.push(entry))
-            .or_insert(Sessions::One(entry));
+        self.directory.born(session, device);
         // A revocation that came between the look-up and now found no session to close.
         if self.revoked.get(&device).is_some_and(|&at| at >= looked_up) {
             self.close(session, CloseReason::Revoked).await;
@@ -175,30 +133,21 @@ impl Fleet {
         if looked_up < self.forgotten_before {
             self.check_again(device);
         }
-        let sessions = self.directory.get(&device).map_or(&[][..], Sessions::as_slice);
-        let half_open = sessions.iter().filter(|entry| !entry.established);
-        let surplus = half_open.clone().count().saturating_sub(self.half_open_per_device);
-        let oldest: Vec<_> = half_open.take(surplus).map(|entry| entry.session).collect();
-        for session in oldest {
+        self.let_go(device).await;
+        for session in self.directory.surplus(device, self.half_open_per_device) {
             self.close(session, CloseReason::NeverEstablished).await;
         }
     }
 
     /// The store numbers the device's sessions; the one with the highest number stays.
     fn established(&mut self, session: SessionRef, device: DeviceId) {
-        self.arrivals += 1;
-        let arrival = self.arrivals;
-        let Some(entry) = self.entry(device, session) else { return };
-        entry.established = true;
-        entry.arrival = arrival;
+        if !self.directory.established(session, device) {
+            return;
+        }
         let store = self.store.clone();
         self.ask(
             async move { Answer::Epoch { device, session, epoch: store.take_device_epoch(device).await } },
         );
-    }
-
-    fn entry(&mut self, device: DeviceId, session: SessionRef) -> Option<&mut Entry> {
-        self.directory.get_mut(&device)?.as_mut_slice().iter_mut().find(|entry| entry.session == session)
     }
 
     fn ask(&self, question: impl Future<Output = Answer> + Send + 'static) {
@@ -233,29 +182,8 @@ impl Fleet {
     }
 
     async fn take_over(&mut self, device: DeviceId, session: SessionRef, epoch: u64) {
-        let Some(entry) = self.entry(device, session) else { return };
-        entry.epoch = epoch;
-        let newer = (epoch, entry.arrival);
-        let established: Vec<_> = self
-            .directory
-            .get(&device)
-            .map_or(&[][..], Sessions::as_slice)
-            .iter()
-            .filter(|entry| entry.established)
-            .copied()
-            .collect();
-        for other in established.iter().filter(|other| other.session != session) {
-            // Without numbers from the store the order here decides.
-            let older = if other.epoch == 0 || epoch == 0 {
-                other.arrival < newer.1
-            } else {
-                (other.epoch, other.arrival) < newer
-            };
-            if older {
-                self.close(other.session, CloseReason::TakenOver).await;
-            } else if other.epoch != 0 && epoch != 0 {
-                self.close(session, CloseReason::TakenOver).await;
-            }
+        for (session, reason) in self.directory.take_over(session, device, epoch) {
+            self.close(session, reason).await;
         }
     }
 
@@ -274,7 +202,7 @@ impl Fleet {
         }
         if batch.missed || batch.distrusted > 0 {
             self.forgotten_before = now;
-            let devices: Vec<_> = self.directory.keys().copied().collect();
+            let devices: Vec<_> = self.directory.devices().collect();
             for device in devices {
                 self.check_again(device);
             }
@@ -287,8 +215,8 @@ impl Fleet {
     }
 
     async fn close_all(&self, device: DeviceId, reason: CloseReason) {
-        for entry in self.directory.get(&device).map_or(&[][..], Sessions::as_slice) {
-            self.close(entry.session, reason).await;
+        for session in self.directory.sessions(device) {
+            self.close(session, reason).await;
         }
     }
 
@@ -302,10 +230,10 @@ impl Fleet {
         match command {
             Command::Connected { device, reply } => {
                 // Whoever asked may have gone.
-                let _ = reply.send(self.current(device).is_some());
+                let _ = reply.send(self.directory.current(device).is_some());
             }
             Command::Send { device, payload, done } => {
-                let found = self.current(device);
+                let found = self.directory.current(device);
                 let Some((session, shard)) =
                     found.and_then(|session| Some((session, self.shards.get(usize::from(session.shard))?)))
                 else {
@@ -315,16 +243,6 @@ impl Fleet {
                 shard.send(ToShard::Send { session, payload, done }).await;
             }
         }
-    }
-
-    /// The session that counts as the device's: the one established last.
-    fn current(&self, device: DeviceId) -> Option<SessionRef> {
-        let sessions = self.directory.get(&device)?.as_slice();
-        sessions
-            .iter()
-            .filter(|entry| entry.established)
-            .max_by_key(|entry| entry.arrival)
-            .map(|entry| entry.session)
     }
 }
 

@@ -21,11 +21,20 @@ pub(crate) struct SessionRef {
     pub(crate) serial: u32,
 }
 
+impl SessionRef {
+    /// The writer that keeps the order of its messages.
+    pub(crate) const fn writer(self) -> u16 {
+        self.shard
+    }
+}
+
 /// What a shard is told.
 #[derive(Debug)]
 pub(crate) enum ToShard {
     /// Answer to a look-up; `None` when the store did not answer.
     Keys { handshake: SessionRef, lookup: Option<KeyLookup> },
+    /// Nothing that the device sent before is open any more: hand this session's messages over.
+    Go { session: SessionRef },
     /// End this session.
     Close { session: SessionRef, reason: CloseReason },
     /// Bring this to the device.
@@ -45,8 +54,12 @@ pub(crate) enum ToFleet {
     Born { session: SessionRef, device: DeviceId, looked_up: Instant },
     /// A sealed frame of it was authentic: the session is the device's from now on.
     Established { session: SessionRef, device: DeviceId },
+    /// No message of it is handed over any more. What was lies in the groups of its writer up to `mark`; 0 when all of it is settled.
+    Parted { session: SessionRef, device: DeviceId, mark: u64 },
     /// It is over.
     Ended { session: SessionRef, device: DeviceId },
+    /// The groups of a writer up to this one are settled. Told while somebody may wait for it.
+    Settled { writer: u16, up_to: u64 },
 }
 
 /// What the fleet is asked from outside.

@@ -13,7 +13,8 @@ use usmp::{Instant, Secret, SessionId};
 
 use super::buffers::Buffers;
 use super::records::Records;
-use super::session::Session;
+use super::session::{Facts, Session};
+use super::turn::{Held, Turn, Waiting};
 use crate::admission::Penalties;
 use crate::clock::Clock;
 use crate::config::EdgeConfig;
@@ -35,6 +36,9 @@ pub(crate) struct Core {
     pub(crate) wall: Timestamp,
     pub(crate) counts: Arc<Counts>,
     pub(crate) records: Records,
+    pub(crate) waiting: Waiting,
+    /// The fleet waits until the group of this number is settled.
+    watched: u64,
     pub(crate) security: SecurityLog,
     pub(crate) penalties: Penalties,
     pub(crate) ids: SessionIds,
@@ -66,6 +70,14 @@ pub(crate) struct Parts {
     pub(crate) decoy: Secret<32>,
 }
 
+/// What became of the message that a session sent before its turn.
+pub(crate) enum Released {
+    Nothing,
+    Message(Facts),
+    /// It must wait for room.
+    NoRoom,
+}
+
 /// Draws for a session's name before its device has to try again.
 const MINT_TRIES: u8 = 16;
 
@@ -80,6 +92,8 @@ impl Core {
             wall: parts.clock.wall(),
             counts: parts.counts,
             records: parts.records,
+            waiting: Waiting::default(),
+            watched: 0,
             security: SecurityLog::new(
                 config.security_events.window,
                 config.security_events.watched_per_shard.get() as usize,
@@ -199,6 +213,49 @@ impl Core {
         self.security.flush(|refusals| records.event(counts, events::security(wall, &refusals, tenants)));
     }
 
+    /// Tells the fleet that nothing more of a session is handed over, and up to which group it was.
+    pub(crate) fn part(&mut self, session: SessionRef, facts: &mut Facts) {
+        if std::mem::replace(&mut facts.turn, Turn::Parted) != Turn::Parted {
+            let mark = if facts.messages > 0 { self.records.mark() } else { 0 };
+            self.watched = self.watched.max(mark);
+            self.fleet.tell(ToFleet::Parted { session, device: facts.device, mark });
+        }
+    }
+
+    /// Tells the fleet how far groups are settled, while it waits for one.
+    pub(crate) fn tell_settled(&mut self) {
+        let up_to = self.records.settled();
+        if self.watched > 0 {
+            self.fleet.tell_settled(self.shard, up_to);
+        }
+        if self.watched <= up_to {
+            self.watched = 0;
+        }
+    }
+
+    /// Hands over what a session said before its turn, and gives its facts at that time.
+    pub(crate) fn release(&mut self, session: SessionRef) -> Released {
+        if !self.waiting.holds(session) {
+            return Released::Nothing;
+        }
+        if !self.records.has_room() {
+            return Released::NoRoom;
+        }
+        let Some(Held { at, session, message, payload }) = self.waiting.take(session) else {
+            return Released::Nothing;
+        };
+        let tenant = self.tenants.name(session.facts.tenant).map_or("", |tenant| tenant.as_str());
+        let added = self.records.message(at, &session, tenant, message, &payload);
+        self.counts.one(Count::MessagesReleased);
+        self.counts.one(if added.is_ok() { Count::MessagesReceived } else { Count::DroppedBehind });
+        Released::Message(Facts { messages: 1, ..session.facts })
+    }
+
+    /// Whether nothing that was taken waits for its commit.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.records.is_idle() && self.waiting.len() == 0
+    }
+
     /// Gives back the session's place and tells everybody that it is over.
     pub(crate) fn session_ended(&mut self, session: &Session, at: u32, reason: CloseReason) {
         self.give_back_session_place();
@@ -241,7 +298,8 @@ pub(crate) fn address_bytes(address: SocketAddr) -> [u8; 18] {
     bytes
 }
 
-/// The way to the fleet. What does not fit into the queue waits here; three messages per session bound it.
+/// The way to the fleet. What does not fit into the queue waits here; four messages per session, and one on what is settled for
+/// each of them, bound it.
 pub(crate) struct FleetLink {
     sender: mpsc::Sender<ToFleet>,
     backlog: VecDeque<ToFleet>,
@@ -251,6 +309,15 @@ impl FleetLink {
     pub(crate) fn tell(&mut self, message: ToFleet) {
         self.backlog.push_back(message);
         self.flush();
+    }
+
+    /// As [`Self::tell`]; one such message after the other would only repeat it.
+    fn tell_settled(&mut self, writer: u16, up_to: u64) {
+        if let Some(ToFleet::Settled { up_to: last, .. }) = self.backlog.back_mut() {
+            *last = up_to;
+        } else {
+            self.tell(ToFleet::Settled { writer, up_to });
+        }
     }
 
     /// Hands over what waits; `true` when nothing is left.

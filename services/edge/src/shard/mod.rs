@@ -1,8 +1,8 @@
 //! PACKET PATH: no lock, no log, no await; allocation only where a table grows or a handshake begins.
 //!
 //! A shard is one thread with its own sockets, sessions, timers and records. It takes turns: what it was told, what Kafka has
-//! committed, what time brings, datagrams, connections, handshakes within their budget; then it hands its records over and sends
-//! its datagrams, all at once.
+//! committed, who may go now, what time brings, datagrams, connections, handshakes within their budget; then it hands its records
+//! over and sends its datagrams, all at once.
 
 mod buffers;
 mod core;
@@ -13,6 +13,7 @@ mod session;
 mod tcp;
 mod tcp_handshake;
 mod tcp_session;
+mod turn;
 mod udp;
 mod udp_handshakes;
 mod udp_sessions;
@@ -27,6 +28,7 @@ use tokio::sync::mpsc;
 use usmp::Instant;
 use usmp::crypto::Provider;
 
+use self::core::Released;
 pub(crate) use self::core::{Core, Parts, Places, Tenants, random_secret};
 use self::keys::Keys;
 pub(crate) use self::records::{MIN_BYTES, MIN_RECORDS, Records, Settled};
@@ -115,7 +117,7 @@ impl<P: Provider> Shard<P> {
     pub(crate) fn run(mut self) -> io::Result<usize> {
         let served = self.serve();
         // What is complete is complete; only a late end has something left, and no time.
-        let unknown = self.core.records.shutdown(Duration::ZERO);
+        let unknown = self.core.waiting.len() + self.core.records.shutdown(Duration::ZERO);
         served.map(|()| unknown)
     }
 
@@ -159,6 +161,7 @@ impl<P: Provider> Shard<P> {
     fn turn(&mut self) {
         self.read_inbox();
         self.settle();
+        self.let_go();
         self.pause_or_resume();
         if let Some(udp) = &mut self.udp {
             while let Ok(mut relayed) = self.inputs.relayed.try_recv() {
@@ -193,6 +196,7 @@ impl<P: Provider> Shard<P> {
                         udp.keys(core, handshake, keys);
                     }
                 }
+                ToShard::Go { session } => self.core.waiting.go(session),
                 ToShard::Close { session, reason } => {
                     let core = &mut self.core;
                     if session.tcp {
@@ -234,6 +238,7 @@ impl<P: Provider> Shard<P> {
 
     /// Takes back the groups that the writer is through with: their devices get their acknowledgements.
     fn settle(&mut self) {
+        let before = self.core.records.settled();
         while let Ok(settled) = self.inputs.settled.try_recv() {
             let batch = self.core.records.take_back(settled);
             for (message, committed) in batch.outcomes() {
@@ -248,6 +253,29 @@ impl<P: Provider> Shard<P> {
                 }
             }
             self.core.records.reuse(batch);
+        }
+        if self.core.records.settled() > before {
+            self.core.tell_settled();
+        }
+    }
+
+    /// Sessions whose turn it is hand over what they said before, then what they say from now on.
+    fn let_go(&mut self) {
+        while let Some(session) = self.core.waiting.next() {
+            let released = self.core.release(session);
+            if matches!(released, Released::NoRoom) {
+                return;
+            }
+            self.core.waiting.gone();
+            let lives = match (session.tcp, &mut self.tcp, &mut self.udp) {
+                (true, Some(tcp), _) => tcp.go(&self.core, session),
+                (false, _, Some(udp)) => udp.go(session),
+                _ => false,
+            };
+            // The message of a connection that is gone was all that the fleet waited for.
+            if !lives && let Released::Message(mut facts) = released {
+                self.core.part(session, &mut facts);
+            }
         }
     }
 
@@ -273,7 +301,7 @@ impl<P: Provider> Shard<P> {
     fn say_farewell(&mut self) {
         let now = self.core.now;
         match self.phase {
-            Phase::Finishing(until) if self.core.records.is_idle() || until <= now => {
+            Phase::Finishing(until) if self.core.is_idle() || until <= now => {
                 if let Some(udp) = &mut self.udp {
                     udp.close_all(&mut self.core, CloseReason::Drain);
                 }
@@ -292,7 +320,7 @@ impl<P: Provider> Shard<P> {
                     if let Some(tcp) = &mut self.tcp {
                         tcp.end_all(&mut self.core);
                     }
-                } else if commits <= now || silent && self.core.records.is_idle() && self.core.fleet.flush() {
+                } else if commits <= now || silent && self.core.is_idle() && self.core.fleet.flush() {
                     self.phase = Phase::Over;
                 }
             }

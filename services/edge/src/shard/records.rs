@@ -83,6 +83,10 @@ pub(crate) struct Records {
     events: VecDeque<Event>,
     max_records: usize,
     max_bytes: usize,
+    /// Groups begun so far: the number of the newest one.
+    begun: u64,
+    /// Groups settled so far. They come back in their order.
+    settled: u64,
 }
 
 impl Records {
@@ -105,7 +109,21 @@ impl Records {
             events: VecDeque::new(),
             max_records,
             max_bytes,
+            begun: 0,
+            settled: 0,
         }
+    }
+
+    /// The number of the newest group that holds a record and is not settled; 0 when there is none.
+    pub(crate) fn mark(&self) -> u64 {
+        let empty = self.open.as_ref().is_some_and(|open| open.group.is_empty());
+        let newest = self.begun - u64::from(empty);
+        if newest > self.settled { newest } else { 0 }
+    }
+
+    /// The number of the last group that is settled.
+    pub(crate) const fn settled(&self) -> u64 {
+        self.settled
     }
 
     /// Whether everything that one read can give surely finds room.
@@ -191,6 +209,7 @@ impl Records {
             |filling: &Filling| filling.group.len() < max_records && filling.bytes + bytes <= max_bytes;
         if !self.open.as_ref().is_some_and(has_room) {
             let next = self.free.pop().ok_or(GroupFull)?;
+            self.begun += 1;
             if let Some(full) = self.open.replace(next) {
                 self.full.push_back(full);
             }
@@ -237,6 +256,7 @@ impl Records {
     /// Joins a group that came back with its messages; the writer keeps the order.
     pub(crate) fn take_back(&mut self, group: Settled) -> Batch {
         let (messages, bytes) = self.under_way.pop_front().unwrap_or_default();
+        self.settled += 1;
         Batch(Filling { group, messages, bytes })
     }
 

@@ -4,6 +4,8 @@ use sluice_proto::events::v1::CloseReason;
 use sluice_types::DeviceId;
 use usmp::{Instant, SessionId};
 
+use super::turn::Turn;
+
 /// What the edge knows about a session beside its protocol state.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Facts {
@@ -11,11 +13,13 @@ pub(crate) struct Facts {
     pub(crate) device: DeviceId,
     /// Whether a sealed frame of it was authentic.
     pub(crate) established: bool,
+    /// Whether its messages are handed over yet.
+    pub(crate) turn: Turn,
     /// Number of its tenant in this shard.
     pub(crate) tenant: u32,
     pub(crate) key_epoch: u32,
     pub(crate) serial: u32,
-    /// Messages committed.
+    /// Messages taken and not refused.
     pub(crate) messages: u32,
 }
 

@@ -102,7 +102,7 @@ pub(crate) struct Tcp<P: Provider> {
     ready: VecDeque<u32>,
     /// Connections that are not read from until there is room for records.
     held_back: Vec<u32>,
-    /// Connections that wait for a reassembly buffer; tried again each turn, for a turn is when one may have come back.
+    /// Connections that wait for a reassembly buffer, or for a place for their first message; tried again each turn, for a turn is when one may have come back.
     starved: Vec<u32>,
     /// Handshakes that wait for the X25519 budget.
     waiting: VecDeque<(u32, u32)>,
@@ -160,13 +160,11 @@ impl<P: Provider> Tcp<P> {
         self.ready.extend(self.starved.drain(..));
         for _ in 0..READS_PER_TURN.min(self.ready.len()) {
             let Some(at) = self.ready.pop_front() else { break };
-            let gives_records =
-                self.connections.get(at).is_some_and(|found| matches!(found.state, State::Live(_)));
             // Room is asked for before each read, so that nothing that was read must be dropped.
-            if gives_records && !core.has_room() {
-                self.held_back.push(at);
-            } else {
-                self.read(core, at);
+            match self.connections.get(at).map(|found| &found.state) {
+                Some(State::Live(_)) if !core.has_room() => self.held_back.push(at),
+                Some(State::Live(live)) if live.waits() && core.waiting.is_full() => self.starved.push(at),
+                _ => self.read(core, at),
             }
         }
         if paused.is_none() {
@@ -342,6 +340,14 @@ impl<P: Provider> Tcp<P> {
                         break;
                     }
                     Ok(Outcome::Consumed(consumed)) => start += consumed,
+                    Ok(Outcome::Kept(consumed)) => {
+                        let rest = bytes.get(consumed..).unwrap_or_default();
+                        if !rest.is_empty() {
+                            connection.stream.hold_whole(rest);
+                        }
+                        connection.queued = true;
+                        break;
+                    }
                     Ok(Outcome::NoBuffer) => {
                         core.counts.one(Count::DroppedNoBuffer);
                         connection.stream.hold_whole(bytes);
@@ -523,6 +529,21 @@ impl<P: Provider> Tcp<P> {
         }
     }
 
+    /// The session's messages are handed over from now on; `false` when it is gone.
+    pub(crate) fn go(&mut self, core: &Core, session: SessionRef) -> bool {
+        let Some((_, live)) = self.live(session) else { return false };
+        let was_kept = live.kept_since().is_some();
+        live.go(core.now);
+        if was_kept && let Some(connection) = self.find(session) {
+            connection.queued = false;
+            if let Some(when) = Self::deadline(core, connection) {
+                self.timers.ensure(session.index, when);
+            }
+            self.queue(session.index);
+        }
+        true
+    }
+
     /// Ends a session for a reason of our own: BYE, then close.
     pub(crate) fn close(&mut self, core: &mut Core, session: SessionRef, reason: CloseReason) {
         let Some(connection) = self.find(session) else { return };
@@ -533,6 +554,8 @@ impl<P: Provider> Tcp<P> {
         }
         let until = core.now + core.config.drain.bye_wait;
         if let State::Live(live) = std::mem::replace(&mut connection.state, State::Leaving(until)) {
+            // Not read until its turn; now its end of the connection is what is waited for.
+            connection.queued &= live.kept_since().is_none();
             live.ended(core, session.index, reason);
         }
         self.timers.ensure(session.index, until);
@@ -560,7 +583,9 @@ impl<P: Provider> Tcp<P> {
         let all: Vec<u32> = self.connections.indices().collect();
         for at in all {
             let Some(connection) = self.connections.get_mut(at) else { continue };
-            if let State::Live(live) = &mut connection.state {
+            if let State::Live(live) = &mut connection.state
+                && live.kept_since().is_none()
+            {
                 live.pause(since);
                 live.resume(core.now);
                 if let Some(when) = Self::deadline(core, connection) {
@@ -625,7 +650,7 @@ impl<P: Provider> Tcp<P> {
                     State::Handshake(handshake) => handshake.is_late(core.now).then_some(End::Late),
                     State::Leaving(until) => (*until <= core.now).then_some(End::Gone),
                     // What the device sent may lie unread because of us: that is no silence of its own.
-                    State::Live(live) if let Some(since) = paused => {
+                    State::Live(live) if let Some(since) = paused.or_else(|| live.kept_since()) => {
                         live.pause(since);
                         None
                     }

@@ -14,6 +14,7 @@ use super::core::{Core, random, random_secret};
 use super::keys::Keys;
 use super::session::{Facts, Session};
 use super::tcp_session::Live;
+use super::turn::Turn;
 use crate::counts::Count;
 use crate::security::Named;
 
@@ -165,8 +166,16 @@ impl<P: Provider> Handshake<P> {
             return Err(Refusal::LowOrder(Named { device, tenant }));
         };
         core.penalties.succeeded(peer.ip(), usmp::DeviceId(*device.as_bytes()));
-        let facts =
-            Facts { opened: core.now, device, established: false, tenant, key_epoch, serial, messages: 0 };
+        let facts = Facts {
+            opened: core.now,
+            device,
+            established: false,
+            turn: Turn::Waits,
+            tenant,
+            key_epoch,
+            serial,
+            messages: 0,
+        };
         let session = Session { id, peer, tcp: true, facts };
         Ok((Box::new(Live::new(machine, session, self.looked_up)), session_ok))
     }

@@ -11,6 +11,7 @@ use usmp::wire::MAX_FRAME;
 use super::core::Core;
 use super::records::Message;
 use super::session::{Session, close_reason};
+use super::turn::Turn;
 use crate::counts::Count;
 use crate::events::Change;
 use crate::link::{SendError, ToFleet};
@@ -20,6 +21,8 @@ use crate::stream::Stream;
 pub(crate) enum Outcome {
     NeedMore,
     Consumed(usize),
+    /// Its first message is kept until it is the session's turn; nothing more is to be read until then.
+    Kept(usize),
     /// Nothing was consumed, for no buffer is free.
     NoBuffer,
     Closed(CloseReason),
@@ -29,11 +32,13 @@ pub(crate) struct Live<P: Provider> {
     machine: TcpSession<P>,
     session: Session,
     looked_up: Instant,
+    /// Since when nothing is read from it, until it is its turn.
+    kept_since: Option<Instant>,
 }
 
 impl<P: Provider> Live<P> {
     pub(crate) const fn new(machine: TcpSession<P>, session: Session, looked_up: Instant) -> Self {
-        Self { machine, session, looked_up }
+        Self { machine, session, looked_up, kept_since: None }
     }
 
     pub(crate) fn announce_birth(&self, core: &mut Core, at: u32) {
@@ -68,12 +73,21 @@ impl<P: Provider> Live<P> {
                     core.tenants.name(self.session.facts.tenant).map_or("", |tenant| tenant.as_str());
                 let message = Message { session, token, source: None };
                 // Room was asked for before the bytes were read.
-                let added = core.records.message(core.wall, &self.session, tenant, message, payload);
-                core.counts.one(if added.is_ok() { Count::MessagesReceived } else { Count::DroppedBehind });
+                let (taken, count) = if self.session.facts.turn == Turn::Writes {
+                    let added = core.records.message(core.wall, &self.session, tenant, message, payload);
+                    (
+                        added.is_ok(),
+                        if added.is_ok() { Count::MessagesReceived } else { Count::DroppedBehind },
+                    )
+                } else {
+                    let kept = core.waiting.keep(core.wall, &self.session, message, payload);
+                    self.kept_since = Some(core.now);
+                    (kept, if kept { Count::MessagesHeld } else { Count::DroppedHeld })
+                };
+                core.counts.one(count);
                 // Counted when taken: the writer keeps the order, so they are committed before the session's end is told,
                 // also when the device says BYE right behind its last one.
-                self.session.facts.messages =
-                    self.session.facts.messages.saturating_add(u32::from(added.is_ok()));
+                self.session.facts.messages = self.session.facts.messages.saturating_add(u32::from(taken));
                 consumed
             }
         };
@@ -81,6 +95,7 @@ impl<P: Provider> Live<P> {
             self.establish(core, at);
         }
         match self.transmit(core.now, stream) {
+            Ok(()) if self.kept_since.is_some() => Ok(Outcome::Kept(consumed)),
             Ok(()) => Ok(Outcome::Consumed(consumed)),
             Err(()) => Ok(Outcome::Closed(CloseReason::Disconnected)),
         }
@@ -143,6 +158,27 @@ impl<P: Provider> Live<P> {
         self.transmit(core.now, stream).err().map(|()| CloseReason::Disconnected)
     }
 
+    /// Whether a message of it must still be kept until it is its turn.
+    pub(crate) fn waits(&self) -> bool {
+        self.session.facts.turn == Turn::Waits
+    }
+
+    /// Its messages are handed over from now on.
+    pub(crate) fn go(&mut self, now: Instant) {
+        if self.waits() {
+            self.session.facts.turn = Turn::Writes;
+        }
+        if let Some(since) = self.kept_since.take() {
+            // What it sent meanwhile lay unread because of us.
+            self.pause(since);
+            self.resume(now);
+        }
+    }
+
+    pub(crate) const fn kept_since(&self) -> Option<Instant> {
+        self.kept_since
+    }
+
     pub(crate) fn deadline(&self) -> Option<Instant> {
         self.machine.poll_timeout()
     }
@@ -166,6 +202,11 @@ impl<P: Provider> Live<P> {
     /// Gives back what the session held and tells everybody.
     pub(crate) fn ended(mut self, core: &mut Core, at: u32, reason: CloseReason) {
         self.machine.release(&mut core.buffers);
+        let session = core.session_ref(true, at, self.session.facts.serial);
+        // A message that waits outlives its connection, for TCP has nobody who would send it again.
+        if !core.waiting.holds(session) {
+            core.part(session, &mut self.session.facts);
+        }
         core.counts.one(Count::SessionsClosedTcp);
         core.session_ended(&self.session, at, reason);
     }

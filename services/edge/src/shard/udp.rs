@@ -136,6 +136,10 @@ impl<P: Provider> Udp<P> {
         self.sessions.settled(&mut self.out, message, committed);
     }
 
+    pub(crate) fn go(&mut self, session: SessionRef) -> bool {
+        self.sessions.go(session)
+    }
+
     pub(crate) fn close(&mut self, core: &mut Core, session: SessionRef, reason: CloseReason) {
         self.sessions.close(core, &mut self.out, &mut self.handshakes, session, reason);
     }

@@ -5,6 +5,7 @@
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 
+use sluice_bus::GroupFull;
 use sluice_proto::events::v1::{CloseReason, SecurityReason, Transport};
 use usmp::Instant;
 use usmp::crypto::Provider;
@@ -14,6 +15,7 @@ use usmp::wire::Utack;
 use super::core::Core;
 use super::records::Message;
 use super::session::{Facts, Session, close_reason};
+use super::turn::Turn;
 use super::udp_handshakes::{Accepted, UdpHandshakes};
 use crate::counts::{Count, Counts, drop_count};
 use crate::events::Change;
@@ -144,6 +146,7 @@ impl<P: Provider> UdpSessions<P> {
             opened: core.now,
             device,
             established: false,
+            turn: Turn::Waits,
             tenant: accepted.tenant,
             key_epoch: accepted.key_epoch,
             serial,
@@ -206,13 +209,23 @@ impl<P: Provider> UdpSessions<P> {
             Ok(Received::Message { token, payload }) => {
                 let tenant = core.tenants.name(live.facts.tenant).map_or("", |tenant| tenant.as_str());
                 let message = Message { session, token, source: Some(path) };
-                if core.records.message(core.wall, &record, tenant, message, payload).is_ok() {
-                    core.counts.one(Count::MessagesReceived);
+                let (taken, otherwise) = match live.facts.turn {
+                    Turn::Writes => {
+                        let added = core.records.message(core.wall, &record, tenant, message, payload);
+                        (added.map(|()| Count::MessagesReceived), Count::DroppedBehind)
+                    }
+                    Turn::Waits if core.waiting.keep(core.wall, &record, message, payload) => {
+                        (Ok(Count::MessagesHeld), Count::DroppedHeld)
+                    }
+                    Turn::Waits | Turn::Parted => (Err(GroupFull), Count::DroppedHeld),
+                };
+                if let Ok(taken) = taken {
+                    core.counts.one(taken);
                     // Counted when taken, as over TCP.
                     live.facts.messages = live.facts.messages.saturating_add(1);
                 } else {
                     // Room was asked for before; should it be gone all the same, the device sends again.
-                    core.counts.one(Count::DroppedBehind);
+                    core.counts.one(otherwise);
                     live.machine.withdraw(token);
                 }
             }
@@ -356,6 +369,24 @@ impl<P: Provider> UdpSessions<P> {
         }
     }
 
+    /// The session's messages are handed over from now on; `false` when it is gone.
+    pub(crate) fn go(&mut self, session: SessionRef) -> bool {
+        let live = self.table.get_mut(session.index);
+        let Some(live) = live.filter(|live| live.facts.serial == session.serial) else { return false };
+        if live.facts.turn == Turn::Waits {
+            live.facts.turn = Turn::Writes;
+        }
+        true
+    }
+
+    /// Takes no more messages from the session. One that waits for its turn is forgotten: the device has no acknowledgement of it.
+    fn part(core: &mut Core, session: SessionRef, live: &mut Live<P>) {
+        if core.waiting.take(session).is_some() {
+            live.facts.messages = live.facts.messages.saturating_sub(1);
+        }
+        core.part(session, &mut live.facts);
+    }
+
     pub(crate) fn session_ok_arrived(&mut self, core: &Core, at: u32) {
         if let Some(live) = self.table.get_mut(at) {
             live.machine.session_ok_arrived(core.now);
@@ -427,6 +458,7 @@ impl<P: Provider> UdpSessions<P> {
             && live.farewell.is_none()
         {
             live.farewell = Some(reason);
+            Self::part(core, session, live);
             let known = live.known();
             match live.machine.say_bye() {
                 Ok(()) => self.after(core, out, handshakes, at, known),
@@ -464,7 +496,8 @@ impl<P: Provider> UdpSessions<P> {
         known: Known,
         reason: CloseReason,
     ) {
-        let Some(live) = self.table.get(at) else { return };
+        let Some(live) = self.table.get_mut(at) else { return };
+        Self::part(core, core.session_ref(false, at, live.facts.serial), live);
         let (session, prefix) = (live.session(), live.machine.session_id().prefix());
         self.by_prefix.remove(&prefix, at);
         self.by_address.remove(&known.0, at);

@@ -46,13 +46,18 @@ impl Fixture {
     }
 
     pub fn with(config: EdgeConfig) -> Self {
+        Self::started(config, |_| {})
+    }
+
+    pub fn started(config: EdgeConfig, change: impl FnOnce(&mut BusConfig)) -> Self {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(2)
             .enable_all()
             .build()
             .expect("a runtime");
         let broker = EmbeddedBroker::start("sluice", 4).expect("a broker");
-        let bus = broker.configure(&BusConfig::default());
+        let mut bus = broker.configure(&BusConfig::default());
+        change(&mut bus);
         let store = runtime
             .block_on(Store::in_memory(KekRing::generate().expect("random bytes")))
             .expect("a store in memory");
