@@ -30,6 +30,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "usmp",
         ],
     ),
+    ("sluice-model", &[]),
     ("sluice-test-env", &[]),
     ("sluice-cli", &["*"]),
     ("sluice-tests", &["*"]),
