@@ -5,6 +5,7 @@
 //! over and sends its datagrams, all at once.
 
 mod buffers;
+mod cookies;
 mod core;
 mod keys;
 mod records;
@@ -16,6 +17,7 @@ mod tcp_session;
 mod turn;
 mod udp;
 mod udp_handshakes;
+mod udp_live;
 mod udp_sessions;
 
 use std::io;
@@ -28,6 +30,7 @@ use tokio::sync::mpsc;
 use usmp::Instant;
 use usmp::crypto::Provider;
 
+pub(crate) use self::cookies::Cookies;
 use self::core::Released;
 pub(crate) use self::core::{Core, Parts, Places, Tenants, random_secret};
 use self::keys::Keys;
@@ -36,7 +39,6 @@ pub(crate) use self::session::Session;
 use self::tcp::Tcp;
 pub(crate) use self::udp::PeerShard;
 use self::udp::Udp;
-pub(crate) use self::udp_handshakes::Cookies;
 use crate::counts::Count;
 use crate::link::{Relayed, SendError, ToShard};
 use crate::sockets::ShardSockets;

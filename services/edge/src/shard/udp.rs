@@ -16,11 +16,12 @@ use usmp::server::DropReason;
 use usmp::server::demux::{Datagram, classify};
 use usmp::wire::FrameType;
 
+use super::cookies::Cookies;
 use super::core::Core;
 use super::keys::Keys;
 use super::records::Message;
 use super::routes::Routes;
-use super::udp_handshakes::{Accepted, Cookies, UdpHandshakes};
+use super::udp_handshakes::{Accepted, UdpHandshakes};
 use super::udp_sessions::UdpSessions;
 use crate::counts::{Count, drop_count};
 use crate::link::{Relayed, SendReply, SessionRef};

@@ -11,8 +11,9 @@ use sluice_store::HandshakeKeys;
 use usmp::crypto::Provider;
 use usmp::server::{AckOutcome, HelloOutcome, RetryRing, UdpHandshake, UdpSession};
 use usmp::wire::{FrameType, Hello, HelloAck, HelloRetry, Utack};
-use usmp::{CookieSecrets, Instant, SessionId};
+use usmp::{Instant, SessionId};
 
+use super::cookies::Cookies;
 use super::core::{Core, address_bytes, random, random_secret};
 use super::keys::Keys;
 use super::udp_sessions::UdpSessions;
@@ -34,9 +35,6 @@ const RETRY_FRAME: usize = 28;
 /// HELLOs and proofs that wait for the X25519 budget of the next turns. When full, a HELLO is dropped without UTACK, so that the
 /// device sends it again.
 const WAITING: usize = 512;
-
-/// Cookies issued under one secret, in seconds; the one before is still accepted.
-const COOKIE_ROTATION_S: u64 = 3600;
 
 struct Pending<P: Provider> {
     machine: UdpHandshake<P>,
@@ -60,35 +58,6 @@ pub(crate) struct Accepted<P: Provider> {
     pub(crate) key_epoch: u32,
     pub(crate) looked_up: Instant,
     pub(crate) address: SocketAddr,
-}
-
-/// The secrets of cookies, from one master: every shard, and later every pod, comes to the same ones.
-pub(crate) struct Cookies {
-    master: usmp::Secret<32>,
-    secrets: CookieSecrets,
-    period: u64,
-}
-
-impl Cookies {
-    pub(crate) fn new<P: Provider>(master: usmp::Secret<32>, now_unix_s: u64) -> Self {
-        let period = now_unix_s / COOKIE_ROTATION_S;
-        let mut secrets = CookieSecrets::new(derive::<P>(&master, period.saturating_sub(1)));
-        secrets.rotate(derive::<P>(&master, period));
-        Self { master, secrets, period }
-    }
-
-    fn at<P: Provider>(&mut self, now_unix_s: u64) -> &CookieSecrets {
-        let period = now_unix_s / COOKIE_ROTATION_S;
-        if period != self.period {
-            self.period = period;
-            self.secrets.rotate(derive::<P>(&self.master, period));
-        }
-        &self.secrets
-    }
-}
-
-fn derive<P: Provider>(master: &usmp::Secret<32>, period: u64) -> usmp::Secret<32> {
-    usmp::Secret::new(P::hmac_sha256(master.expose(), &[b"sluice cookie secret", &period.to_be_bytes()]))
 }
 
 pub(crate) struct UdpHandshakes<P: Provider> {

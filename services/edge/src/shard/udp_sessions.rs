@@ -2,22 +2,22 @@
 //!
 //! Sessions over UDP: found by the visible half of their id, or by address for UTACKs.
 
-use std::collections::VecDeque;
 use std::net::SocketAddr;
 
 use sluice_bus::GroupFull;
 use sluice_proto::events::v1::{CloseReason, SecurityReason, Transport};
 use usmp::Instant;
 use usmp::crypto::Provider;
-use usmp::server::{DropReason, Lingering, Received, SessionEvent, UdpSession};
+use usmp::server::{DropReason, Lingering, Received, SessionEvent};
 use usmp::wire::Utack;
 
 use super::core::Core;
 use super::records::Message;
-use super::session::{Facts, Session, close_reason};
+use super::session::{Facts, close_reason};
 use super::turn::Turn;
 use super::udp_handshakes::{Accepted, UdpHandshakes};
-use crate::counts::{Count, Counts, drop_count};
+use super::udp_live::{Known, Live};
+use crate::counts::{Count, drop_count};
 use crate::events::Change;
 use crate::link::{SendError, SendReply, SessionRef, ToFleet};
 use crate::path::Path;
@@ -25,86 +25,6 @@ use crate::security::Named;
 use crate::table::{Index, Slab};
 use crate::timers::Timers;
 use crate::udp_io::Outbound;
-
-/// Messages that wait for one device while another is on its way to it.
-const WAITING_PER_DEVICE: usize = 16;
-
-struct Live<P: Provider> {
-    machine: UdpSession<P, Path>,
-    facts: Facts,
-    downlink: Option<Box<Downlink>>,
-    moves: u16,
-    /// BYE was sent; what is awaited is its UTACK.
-    farewell: Option<CloseReason>,
-}
-
-/// Messages to one device: the one on its way, and those behind it.
-#[derive(Default)]
-struct Downlink {
-    current: Option<(Box<[u8]>, SendReply)>,
-    waiting: VecDeque<(Box<[u8]>, SendReply)>,
-}
-
-/// The addresses of a session before something happened to it, by which the tables know it until they follow.
-type Known = (Path, Option<Path>);
-
-impl<P: Provider> Live<P> {
-    fn known(&self) -> Known {
-        (self.machine.path(), self.machine.candidate_path())
-    }
-
-    /// The session as records and events name it.
-    fn session(&self) -> Session {
-        Session {
-            id: self.machine.session_id(),
-            peer: self.machine.path().address(),
-            tcp: false,
-            facts: self.facts,
-        }
-    }
-
-    /// Starts the next message that waits, if none is on its way. Gives the number of those that are over.
-    fn pump(&mut self, counts: &Counts) -> usize {
-        let Some(downlink) = &mut self.downlink else { return 0 };
-        let mut over = 0;
-        while downlink.current.is_none()
-            && let Some((payload, done)) = downlink.waiting.pop_front()
-        {
-            match self.machine.send(payload.len()) {
-                Ok(()) => downlink.current = Some((payload, done)),
-                Err(usmp::server::SendError::Busy) => {
-                    downlink.waiting.push_front((payload, done));
-                    break;
-                }
-                Err(_) => {
-                    over += 1;
-                    counts.one(Count::DownlinkFailed);
-                    let _nobody_waits = done.send(Err(SendError::SessionEnded));
-                }
-            }
-        }
-        over
-    }
-
-    /// The message on its way has arrived, or was given up.
-    fn conclude(&mut self, counts: &Counts, outcome: Result<(), SendError>) -> usize {
-        let Some((_, done)) = self.downlink.as_mut().and_then(|downlink| downlink.current.take()) else {
-            return 0;
-        };
-        counts.one(if outcome.is_ok() { Count::DownlinkDelivered } else { Count::DownlinkFailed });
-        let _nobody_waits = done.send(outcome);
-        1
-    }
-
-    fn transmit(&mut self, now: Instant, out: &mut Outbound) {
-        let current = self.downlink.as_ref().and_then(|downlink| downlink.current.as_ref());
-        let message = current.map_or(&[][..], |(payload, _)| payload);
-        let mut frame = [0; usmp::wire::MAX_FRAME];
-        while let Some(transmit) = self.machine.poll_transmit(now, message, &mut frame) {
-            out.push(transmit.to.address(), frame.get(..transmit.length).unwrap_or_default());
-        }
-    }
-}
 
 pub(crate) struct UdpSessions<P: Provider> {
     table: Slab<Live<P>>,
@@ -152,7 +72,7 @@ impl<P: Provider> UdpSessions<P> {
             serial,
             messages: 0,
         };
-        let live = Live { machine: accepted.machine, facts, downlink: None, moves: 0, farewell: None };
+        let live = Live::new(accepted.machine, facts);
         // Two names drawn in the same turn may be the same; the device then tries again.
         if self.knows(prefix) {
             core.give_back_session_place();
@@ -430,15 +350,8 @@ impl<P: Provider> UdpSessions<P> {
             let _nobody_waits = done.send(Err(SendError::NotConnected));
             return;
         };
-        let downlink = live.downlink.get_or_insert_default();
-        if self.downlink >= self.max_downlink || downlink.waiting.len() >= WAITING_PER_DEVICE {
-            core.counts.one(Count::DownlinkFailed);
-            let _nobody_waits = done.send(Err(SendError::Busy));
-            return;
-        }
-        core.counts.one(Count::DownlinkAccepted);
-        self.downlink += 1;
-        downlink.waiting.push_back((payload, done));
+        let full = self.downlink >= self.max_downlink;
+        self.downlink += live.enqueue(&core.counts, payload, done, full);
         self.downlink -= live.pump(&core.counts);
         live.transmit(core.now, out);
         self.reschedule(at);
@@ -506,16 +419,8 @@ impl<P: Provider> UdpSessions<P> {
         }
         handshakes.done(core, known.0.address(), at);
         self.timers.cancel(at);
-        let Some(live) = self.table.remove(at) else { return };
-        for (_, done) in live
-            .downlink
-            .into_iter()
-            .flat_map(|downlink| downlink.current.into_iter().chain(downlink.waiting))
-        {
-            self.downlink -= 1;
-            core.counts.one(Count::DownlinkFailed);
-            let _nobody_waits = done.send(Err(SendError::SessionEnded));
-        }
+        let Some(mut live) = self.table.remove(at) else { return };
+        self.downlink -= live.give_up(&core.counts);
         let lingering = live.machine.into_lingering(core.now, &mut core.buffers);
         let until = lingering.until();
         if let Ok(left) = self.lingering.insert(lingering) {
@@ -555,18 +460,5 @@ impl<P: Provider> UdpSessions<P> {
     fn find_lingering(&self, prefix: [u8; 8]) -> Option<u32> {
         self.lingering_by_prefix
             .find(&prefix, |at| self.lingering.get(at).map(|lingering| lingering.session_id().prefix()))
-    }
-}
-#[cfg(test)]
-mod tests {
-    use usmp::crypto::AwsLc;
-
-    use super::*;
-
-    #[test]
-    fn an_idle_session_stays_small() {
-        // Beside it a session has some 20 bytes of timer, 14 of look-up tables and 64 in the fleet's directory.
-        let size = size_of::<Option<Live<AwsLc>>>();
-        assert!(size <= 432, "{size} bytes");
     }
 }
