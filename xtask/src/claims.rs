@@ -26,13 +26,33 @@ pub(crate) fn run() -> Result<()> {
     let missing: Vec<_> = named
         .iter()
         .filter(|(_, name)| !tests.contains(*name))
-        .map(|(line, n)| format!("{PAGE}:{line}: {n}"))
+        .map(|(line, name)| fault(*line, name, &tests))
         .collect();
     if missing.is_empty() {
         println!("{} tests named in {PAGE}, all exist", named.len());
         return Ok(());
     }
-    bail!("no such test:\n{}", missing.join("\n"));
+    bail!("{} of {} named tests are missing:\n{}", missing.len(), named.len(), missing.join("\n"));
+}
+
+/// Where it stands, what is wrong, what to do.
+fn fault(line: usize, name: &str, tests: &BTreeSet<String>) -> String {
+    let nearest = match nearest(name, tests) {
+        Some(other) => format!(" (nearest: `{other}`)"),
+        None => String::new(),
+    };
+    format!(
+        "{PAGE}:{line}: no test is named `{name}`: name the one that shows this defence{nearest}, write it, \
+         or take the claim back"
+    )
+}
+
+/// The test with most words in common, if half of the words are: most likely it was renamed.
+fn nearest<'a>(name: &str, tests: &'a BTreeSet<String>) -> Option<&'a str> {
+    let words: BTreeSet<_> = name.split('_').collect();
+    let common = |test: &str| test.split('_').collect::<BTreeSet<_>>().intersection(&words).count();
+    let best = tests.iter().max_by_key(|test| common(test))?;
+    (common(best) * 2 >= words.len()).then_some(best)
 }
 
 /// The names after each `test:` or `tests:`, with their line; a list goes on over commas.
@@ -98,6 +118,18 @@ mod tests {
     fn names_are_read_from_the_page() {
         let page = "| a | b | `test: one_is_refused` |\n(test: `sluice::two`), none\ntests: `three`, `four`; no test here\n";
         assert_eq!(named_tests(page), [(1, "one_is_refused"), (2, "two"), (3, "three"), (3, "four")]);
+    }
+
+    #[test]
+    fn a_missing_test_is_told_with_its_place_and_the_likely_new_name() {
+        let tests =
+            BTreeSet::from(["a_spoofed_hello_costs_no_state".to_owned(), "keys_are_sealed".to_owned()]);
+        let told = fault(7, "a_spoofed_hello_makes_no_state", &tests);
+        let start =
+            "docs/security.md:7: no test is named `a_spoofed_hello_makes_no_state`: name the one that";
+        assert!(told.starts_with(start), "{told}");
+        assert!(told.contains("nearest: `a_spoofed_hello_costs_no_state`"), "{told}");
+        assert!(!fault(7, "quite_another_thing", &tests).contains("nearest"));
     }
 
     #[test]
