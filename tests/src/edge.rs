@@ -54,8 +54,11 @@ impl Edge {
         let text = toml::to_string(&table(world, options, &devices, &admin)?).context("no TOML")?;
         std::fs::write(&config, text).context("cannot write the edge's settings")?;
         let log = world.file(&format!("{name}.log"));
-        let command =
-            vec![binary()?.display().to_string(), "--config".to_owned(), config.display().to_string()];
+        let command = vec![
+            program("sluice-edge")?.display().to_string(),
+            "--config".to_owned(),
+            config.display().to_string(),
+        ];
         let process = spawn(&command, &log)?;
         let mut edge = Self { process, command, log, devices, admin };
         edge.wait_ready()?;
@@ -184,14 +187,17 @@ fn spawn(command: &[String], log: &std::path::Path) -> Result<Process> {
     Process::spawn_command(&command, log)
 }
 
-/// `sluice-edge` beside this test's own file: cargo builds no binary of another package for a test.
-fn binary() -> Result<PathBuf> {
+/// A program of ours beside this test's own file: cargo builds no binary of another package for a test.
+///
+/// # Errors
+/// It is not built; the message says what to run.
+pub fn program(name: &str) -> Result<PathBuf> {
     let own = std::env::current_exe().context("where is this test?")?;
     let profile = own.ancestors().nth(2).context("the test is not in a target folder")?;
-    let binary = profile.join("sluice-edge");
+    let binary = profile.join(name);
     if !binary.is_file() {
         bail!(
-            "{} is not built: run `cargo build -p sluice-edge` first (`cargo xtask test` does)",
+            "{} is not built: run `cargo build -p sluice-edge -p sluice-cli` first (`cargo xtask test` does)",
             binary.display()
         );
     }

@@ -19,7 +19,7 @@ mod topic;
 mod world;
 
 pub use clock::{now, wait_for};
-pub use edge::{Edge, EdgeOptions};
+pub use edge::{Edge, EdgeOptions, program};
 pub use relay::Relay;
 pub use sdk::{
     Device, Pending, Sdk, SdkError, StreamPlan, Streamed, Transport, message, payload, session_id,
