@@ -25,7 +25,7 @@ const GENERATORS: [Generator; 2] = [
 
 pub(crate) fn run(check: bool) -> Result<()> {
     let root = source::root()?;
-    let binaries = test::build(&test::profile(false)?)?;
+    let binaries = test::build(&test::profile(&[])?)?;
     let mut stale = Vec::new();
     for generator in &GENERATORS {
         let mut command = Command::new(binaries.join(generator.binary));

@@ -17,10 +17,13 @@ const PROGRAMS: [(&str, &str); 7] = [
     ("perl", "perl"),
 ];
 
+/// What an API server of Kubernetes needs beside itself.
+const API_SERVER_PROGRAMS: [(&str, &str); 2] = [("etcd", "etcd-server"), ("openssl", "openssl")];
+
 /// Programs that cargo builds, with the version the checks are written for.
 const CARGO_TOOLS: [(&str, &str); 2] = [("cargo-nextest", "0.9.151"), ("cargo-deny", "0.20.2")];
 
-pub(crate) fn run() -> Result<()> {
+pub(crate) fn run(api_server: bool) -> Result<()> {
     println!("Test tools are kept in {}.", cache_dir()?.display());
     let mut missing = Vec::new();
     let mut note = |what: &str, outcome: Result<Installed>| match outcome {
@@ -31,7 +34,7 @@ pub(crate) fn run() -> Result<()> {
             missing.push(format!("{what}: {error:#}"));
         }
     };
-    let packages = absent_packages();
+    let packages = absent_packages(api_server);
     let outcome = if packages.is_empty() { Ok(Installed::Already) } else { apt(&packages) };
     note("distribution packages (Redis, kcat, Java, Maven, Python)", outcome);
     note("Apache Kafka (Maven artifacts)", install::kafka());
@@ -39,6 +42,9 @@ pub(crate) fn run() -> Result<()> {
         note(&format!("official Python SDK {version}"), install::python_sdk(version));
     }
     note("helm, kubeconform and the schemas of Kubernetes (Go modules)", KubeTools::install());
+    if api_server {
+        note("API server of Kubernetes and kubectl (Go modules)", sluice_test_env::install_api_server());
+    }
     for (name, version) in CARGO_TOOLS {
         note(&format!("{name} {version}"), cargo_tool(name, version));
     }
@@ -48,9 +54,11 @@ pub(crate) fn run() -> Result<()> {
     bail!("could not get everything the tests need:\n- {}", missing.join("\n- "));
 }
 
-fn absent_packages() -> Vec<&'static str> {
+fn absent_packages(api_server: bool) -> Vec<&'static str> {
+    let more = if api_server { API_SERVER_PROGRAMS.as_slice() } else { &[] };
+    let wanted = PROGRAMS.iter().chain(more);
     let mut packages: Vec<_> =
-        PROGRAMS.iter().filter(|(program, _)| tools::on_path(program).is_none()).map(|(_, p)| *p).collect();
+        wanted.filter(|(program, _)| tools::on_path(program).is_none()).map(|(_, p)| *p).collect();
     let venv = Command::new("python3").args(["-c", "import ensurepip, venv"]).output();
     if !venv.is_ok_and(|o| o.status.success()) && !packages.contains(&"python3-venv") {
         packages.push("python3-venv");

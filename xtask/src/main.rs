@@ -26,10 +26,14 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Task {
     /// Install what the tests need, and say what could not be got
-    Env,
+    Env {
+        /// Also what the tests against an API server of Kubernetes need (minutes of building, once)
+        #[arg(long)]
+        api_server: bool,
+    },
     /// Install and start what the tests need, and run all of them
     Test(test::Options),
-    /// Print the features that tests are built with, for cargo's `--features`
+    /// Print the features that checks are made with, for cargo's `--features`
     Features,
     /// Check that crates depend on each other in the allowed directions only
     Arrows,
@@ -65,7 +69,7 @@ fn main() -> ExitCode {
 
 fn run(task: Task) -> Result<()> {
     match task {
-        Task::Env => env::run(),
+        Task::Env { api_server } => env::run(api_server),
         Task::Test(options) => test::run(&options),
         Task::Features => test::print_features(),
         Task::Arrows => arrows::run(),

@@ -15,12 +15,18 @@ use crate::{env, junit, source};
 
 /// Features the tests are built with, in every crate that has them.
 const FEATURES: [&str; 3] = ["aws-lc", "backends", "kafka-tls"];
+/// Features that only add tests, each behind a flag of its own.
+const LONG: &str = "long";
+const API_SERVER: &str = "api-server";
 
 #[derive(Debug, Args)]
 pub(crate) struct Options {
     /// Also run the long tests
     #[arg(long)]
     long: bool,
+    /// Also install the chart on a real API server of Kubernetes (the first time, building one takes minutes)
+    #[arg(long)]
+    api_server: bool,
     /// Start nothing that tests share: no test that needs Redis or Kafka is selected
     #[arg(long)]
     no_servers: bool,
@@ -39,8 +45,10 @@ struct Servers {
 
 pub(crate) fn run(options: &Options) -> Result<()> {
     let mut times = Vec::new();
-    timed(&mut times, "environment", env::run)?;
-    let profile = profile(options.long)?;
+    timed(&mut times, "environment", || env::run(options.api_server))?;
+    let flags = [(options.long, LONG), (options.api_server, API_SERVER)];
+    let more: Vec<_> = flags.into_iter().filter_map(|(on, feature)| on.then_some(feature)).collect();
+    let profile = profile(&more)?;
     timed(&mut times, "build", || build(&profile))?;
     let servers = if options.no_servers {
         Servers::default()
@@ -87,8 +95,8 @@ pub(crate) fn run(options: &Options) -> Result<()> {
 }
 
 /// What every build for tests is told, so that nothing is built twice.
-pub(crate) fn profile(long: bool) -> Result<Vec<String>> {
-    Ok(["--workspace", "--features", &features(long)?].map(str::to_owned).into())
+pub(crate) fn profile(more: &[&str]) -> Result<Vec<String>> {
+    Ok(["--workspace", "--features", &features(more)?].map(str::to_owned).into())
 }
 
 /// Builds programs and tests together: apart, the programs would be built with other features of the crates that only
@@ -98,9 +106,10 @@ pub(crate) fn build(profile: &[String]) -> Result<PathBuf> {
     Ok(target()?.join("debug"))
 }
 
-/// One set for clippy, documentation and tests, so that nothing is built twice.
+/// The set for clippy and documentation: that of the tests, so that no dependency is built twice, and what stands behind
+/// flags, which would else be checked by nobody.
 pub(crate) fn print_features() -> Result<()> {
-    println!("{}", features(false)?);
+    println!("{}", features(&[LONG, API_SERVER])?);
     Ok(())
 }
 
@@ -122,14 +131,14 @@ fn now() -> Instant {
 }
 
 /// `package/feature` for each package that has one of the wanted features.
-fn features(long: bool) -> Result<String> {
+fn features(more: &[&str]) -> Result<String> {
     let metadata = MetadataCommand::new()
         .manifest_path(source::root()?.join("Cargo.toml"))
         .no_deps()
         .exec()
         .context("cannot read the workspace by cargo metadata")?;
     let mut wanted = FEATURES.to_vec();
-    wanted.extend(long.then_some("long"));
+    wanted.extend(more);
     let mut list = Vec::new();
     for package in &metadata.packages {
         let has = wanted.iter().filter(|f| package.features.contains_key(**f));

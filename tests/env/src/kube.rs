@@ -16,7 +16,7 @@ use crate::install::{Installed, once, run};
 use crate::tools::READY;
 
 /// The release whose schemas the chart is held against.
-const KUBERNETES: &str = "v1.34.1";
+pub(crate) const KUBERNETES: &str = "v1.34.1";
 const HELM: &str = "helm.sh/helm/v3/cmd/helm@v3.19.0";
 const KUBECONFORM: &str = "github.com/yannh/kubeconform/cmd/kubeconform@v0.7.0";
 
@@ -103,15 +103,21 @@ fn place() -> Result<PathBuf> {
     Ok(cache_dir()?.join(format!("kube-{KUBERNETES}")))
 }
 
-/// Writes one self-contained, strict schema per kind.
-fn write_schemas(folder: &Path) -> Result<()> {
+/// Downloads the module of Kubernetes; `go` says in JSON where its files lie.
+pub(crate) fn download_kubernetes() -> Result<Value> {
     let module = format!("k8s.io/kubernetes@{KUBERNETES}");
+    // Any folder without a go.mod: what a module around it would say must not matter.
     let scratch = tempfile::tempdir()?;
     let mut download = Command::new("go");
     download.args(["mod", "download", "-json", &module]).current_dir(scratch.path());
     let download = download.output().context("cannot run go")?;
     ensure!(download.status.success(), "go mod download: {}", String::from_utf8_lossy(&download.stderr));
-    let facts: Value = serde_json::from_slice(&download.stdout)?;
+    serde_json::from_slice(&download.stdout).context("go does not answer in JSON")
+}
+
+/// Writes one self-contained, strict schema per kind.
+fn write_schemas(folder: &Path) -> Result<()> {
+    let facts = download_kubernetes()?;
     let source = facts["Dir"].as_str().context("go does not say where the module lies")?;
     let document: Value =
         serde_json::from_slice(&fs::read(Path::new(source).join("api/openapi-spec/swagger.json"))?)?;

@@ -51,6 +51,22 @@ pub fn java() -> Result<PathBuf> {
     need("java", "openjdk-17-jre-headless")
 }
 
+/// `etcd`.
+///
+/// # Errors
+/// Not installed; the message says what to run.
+pub fn etcd() -> Result<PathBuf> {
+    need("etcd", "etcd-server")
+}
+
+/// `openssl`.
+///
+/// # Errors
+/// Not installed; the message says what to run.
+pub fn openssl() -> Result<PathBuf> {
+    need("openssl", "openssl")
+}
+
 /// `python3` with the `venv` module.
 ///
 /// # Errors
