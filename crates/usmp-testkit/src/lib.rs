@@ -6,10 +6,12 @@
 
 pub mod crypto;
 pub mod fuzzing;
+pub mod journal;
 pub mod link;
 pub mod pair;
 pub mod profiles;
 pub mod script;
+pub mod sealed;
 pub mod server;
 pub mod sim;
 pub mod vectors;

@@ -270,6 +270,11 @@ impl ImitatedClient {
         self.device.poll_event()
     }
 
+    /// Changes the session's keys, see [`UdpDevice::rekey`]; returns whether that begins.
+    pub fn rekey(&mut self, salt: [u8; 32]) -> bool {
+        self.device.rekey(Secret::new(salt)).is_ok()
+    }
+
     /// Whether a session is open.
     #[must_use]
     pub fn is_connected(&self) -> bool {

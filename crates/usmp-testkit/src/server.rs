@@ -1,6 +1,7 @@
 //! A UDP server around the server role, as small as a driver can be: one device, one clock, a store that takes its time.
+//! [`SimServer::shared`] is one of several, which hand their sessions over.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::marker::PhantomData;
 
 use rand::{Rng as _, RngExt as _, SeedableRng as _};
@@ -14,6 +15,8 @@ use usmp::server::{
 use usmp::wire::{Hello, HelloAck, HelloRetry, MAX_FRAME, Utack};
 use usmp::{CookieSecrets, Duration, Instant, Secret, SessionId};
 
+use crate::journal::Journal;
+use crate::sealed::SealedFrames;
 use crate::sim::Endpoint;
 
 /// The address of the one device; a reconnect comes from the next one.
@@ -30,10 +33,28 @@ pub struct Stored {
     pub payload: Vec<u8>,
 }
 
+/// Between two writes of a server that hands its sessions over; it may stop there.
+const STEP: Duration = Duration::from_millis(1);
+
+/// What waits for the store or the journal.
 struct Pending {
-    at: Instant,
     from: Port,
-    record: Stored,
+    session_id: SessionId,
+    token: CommitToken,
+    what: Work,
+}
+
+enum Work {
+    Message(Vec<u8>),
+    Fragment,
+    /// The keys are to be persisted.
+    Persist,
+    /// The new epoch is to be journaled.
+    Rekey,
+    /// Committed: the device is to hear of it.
+    Answer,
+    /// The same of a REKEY.
+    AnswerRekey,
 }
 
 struct Open<P> {
@@ -53,7 +74,10 @@ pub struct SimServer<P: Provider = RustCrypto> {
     rng: ChaCha8Rng,
     port: Port,
     answers: VecDeque<Vec<u8>>,
-    pending: VecDeque<Pending>,
+    pending: BTreeMap<(Instant, u64), Pending>,
+    works: u64,
+    journal: Option<Journal>,
+    sealed: SealedFrames,
     downlink: VecDeque<Vec<u8>>,
     /// How long the store takes.
     pub commit_time: Duration,
@@ -88,7 +112,10 @@ impl<P: Provider> SimServer<P> {
             rng,
             port: 40_000,
             answers: VecDeque::new(),
-            pending: VecDeque::new(),
+            pending: BTreeMap::new(),
+            works: 0,
+            journal: None,
+            sealed: SealedFrames::default(),
             downlink: VecDeque::new(),
             commit_time: Duration::from_millis(5),
             stored: Vec::new(),
@@ -98,6 +125,48 @@ impl<P: Provider> SimServer<P> {
             dropped: Vec::new(),
             provider: PhantomData,
         }
+    }
+
+    /// One of several servers that have a journal and a store in common.
+    #[must_use]
+    pub fn shared(psk: &[u8], seed: u64) -> Self {
+        Self { journal: Some(Journal::default()), ..Self::new(psk, seed) }
+    }
+
+    /// The owner of the sessions stops, and another goes on with what is committed when a datagram asks for it. Handshakes are
+    /// somebody else's and go on; a message to the device is given up, since nobody knows how far it got.
+    pub fn hand_over(&mut self) {
+        for mut open in self.sessions.drain(..) {
+            open.session.release(&mut self.pool);
+        }
+        self.pending.clear();
+        self.answers.clear();
+        if let Some(journal) = &mut self.journal {
+            journal.next_owner();
+        }
+    }
+
+    /// Frames that left and differ.
+    #[must_use]
+    pub fn sealed_frames(&self) -> usize {
+        self.sealed.len()
+    }
+
+    const fn config(&self) -> SessionConfig {
+        if self.journal.is_some() { SessionConfig::udp_shared() } else { SessionConfig::udp() }
+    }
+
+    /// Goes on with a session that another owner had.
+    fn resume(&mut self, now: Instant, prefix: [u8; 8]) -> Option<usize> {
+        let resumed = self.journal.as_ref()?.resumed(prefix)?;
+        let session = UdpSession::resumed(now, resumed, self.port, self.rng.random(), &self.config());
+        self.sessions.push(Open { session, outgoing: None });
+        Some(self.sessions.len() - 1)
+    }
+
+    fn work(&mut self, at: Instant, pending: Pending) {
+        self.works += 1;
+        self.pending.insert((at, self.works), pending);
     }
 
     /// The device connects anew, from another port. What is on the way from the old one counts as from the new one.
@@ -182,7 +251,12 @@ impl<P: Provider> SimServer<P> {
         if let AckOutcome::Proved(proof) = handshake.handle_hello_ack(now, ack, &[&psk])? {
             let mut id = [0; 16];
             self.rng.fill_bytes(&mut id);
-            if let Ok(session) = handshake.accept(now, proof, SessionId(id), port, &SessionConfig::udp()) {
+            let shared = self.journal.is_some();
+            let config = if shared { SessionConfig::udp_shared() } else { SessionConfig::udp() };
+            if let Ok(session) = handshake.accept(now, proof, SessionId(id), port, &config) {
+                if let Some(journal) = &mut self.journal {
+                    journal.open(session.secrets());
+                }
                 self.sessions.push(Open { session, outgoing: None });
             }
         }
@@ -192,8 +266,8 @@ impl<P: Provider> SimServer<P> {
 
     fn sealed(&mut self, now: Instant, prefix: [u8; 8], datagram: &mut [u8]) -> Result<(), DropReason> {
         let port = self.port;
-        let Some(index) = self.sessions.iter().position(|open| open.session.session_id().prefix() == prefix)
-        else {
+        let known = self.sessions.iter().position(|open| open.session.session_id().prefix() == prefix);
+        let Some(index) = known.or_else(|| self.resume(now, prefix)) else {
             let lingering = self.lingering.as_ref().filter(|end| end.session_id().prefix() == prefix);
             if let Some(utack) = lingering.and_then(|end| end.handle_datagram(now, datagram)) {
                 self.answers.push_back(utack.to_vec());
@@ -202,16 +276,28 @@ impl<P: Provider> SimServer<P> {
         };
         let session = &mut self.sessions[index].session;
         let session_id = session.session_id();
-        match session.handle_datagram(now, port, datagram, &mut self.pool)? {
+        let received = session.handle_datagram(now, port, datagram, &mut self.pool);
+        if received.is_err() && !session.is_settled() && session.candidate_path().is_none() {
+            // Nothing has shown yet that the device is there.
+            self.sessions.remove(index);
+            return received.map(drop);
+        }
+        let at = now + self.commit_time;
+        let pending = |token, what| Pending { from: port, session_id, token, what };
+        match received? {
             Received::Message { token, payload } => {
-                let record = Stored { session_id, token, payload: payload.to_vec() };
-                self.pending.push_back(Pending { at: now + self.commit_time, from: port, record });
+                let work = pending(token, Work::Message(payload.to_vec()));
+                self.work(at, work);
             }
-            Received::Fragment { .. } | Received::Rekey { .. } => unreachable!("nothing is handed over here"),
+            Received::Fragment { token } => self.work(at, pending(token, Work::Fragment)),
+            Received::Rekey { token } => self.work(at, pending(token, Work::Persist)),
             Received::Acknowledge { utack, what } => {
                 self.answers.push_back(utack.to_vec());
                 if what == Acknowledged::Bye {
                     let open = self.sessions.remove(index);
+                    if let Some(journal) = &mut self.journal {
+                        journal.close(session_id);
+                    }
                     self.closed.push(CloseReason::Bye);
                     self.lingering = Some(open.session.into_lingering(now, &mut self.pool));
                     return Ok(());
@@ -255,7 +341,14 @@ impl<P: Provider> SimServer<P> {
                         self.established += 1;
                         self.handshake = None;
                         // The newer session takes over from the older ones.
+                        let id = self.sessions[index].session.session_id();
+                        if let Some(journal) = &mut self.journal {
+                            journal.established(id);
+                        }
                         for mut old in self.sessions.drain(..index) {
+                            if let Some(journal) = &mut self.journal {
+                                journal.close(old.session.session_id());
+                            }
                             old.session.release(&mut self.pool);
                         }
                         index = 0;
@@ -274,7 +367,11 @@ impl<P: Provider> SimServer<P> {
                 }
             }
             if gone {
-                self.sessions.remove(index).session.release(&mut self.pool);
+                let mut open = self.sessions.remove(index);
+                if let Some(journal) = &mut self.journal {
+                    journal.close(open.session.session_id());
+                }
+                open.session.release(&mut self.pool);
             } else {
                 index += 1;
             }
@@ -282,19 +379,62 @@ impl<P: Provider> SimServer<P> {
     }
 
     fn commit(&mut self, now: Instant) {
-        while self.pending.front().is_some_and(|pending| pending.at <= now) {
-            let Some(Pending { from, record, .. }) = self.pending.pop_front() else { return };
-            let id = record.session_id;
-            let token = record.token;
-            self.stored.push(record);
-            let open = self.sessions.iter_mut().find(|open| open.session.session_id() == id);
-            if let Some(committed) = open.and_then(|open| open.session.committed(token)) {
-                self.answers.push_back(committed.utack.to_vec());
-                if committed.also_to.is_some_and(|port| port != from) {
-                    self.answers.push_back(committed.utack.to_vec());
+        while let Some(entry) = self.pending.first_entry().filter(|entry| entry.key().0 <= now) {
+            let Pending { from, session_id, token, what } = entry.remove();
+            // A server with a journal may stop between any two of these.
+            let next = match what {
+                Work::Message(payload) => {
+                    self.stored.push(Stored { session_id, token, payload });
+                    if let Some(journal) = &mut self.journal {
+                        journal.commit(session_id, token, false);
+                    }
+                    Work::Answer
                 }
+                Work::Fragment => {
+                    if let Some(journal) = &mut self.journal {
+                        journal.commit(session_id, token, true);
+                    }
+                    Work::Answer
+                }
+                Work::Persist => {
+                    let pending = self.session(session_id).and_then(|session| session.pending_rekey());
+                    let (Some(journal), Some(pending)) = (&mut self.journal, pending) else { continue };
+                    journal.persist(session_id, pending);
+                    Work::Rekey
+                }
+                Work::Rekey => {
+                    if let Some(journal) = &mut self.journal {
+                        journal.rekey(session_id, token.epoch + 1);
+                    }
+                    Work::AnswerRekey
+                }
+                answer @ (Work::Answer | Work::AnswerRekey) => {
+                    self.answer(now, from, session_id, token, matches!(answer, Work::AnswerRekey));
+                    continue;
+                }
+            };
+            if self.journal.is_some() {
+                self.work(now + STEP, Pending { from, session_id, token, what: next });
+            } else {
+                self.answer(now, from, session_id, token, false);
             }
         }
+    }
+
+    fn session(&mut self, id: SessionId) -> Option<&mut UdpSession<P, Port>> {
+        self.sessions.iter_mut().map(|open| &mut open.session).find(|session| session.session_id() == id)
+    }
+
+    /// Tells the device that something is committed.
+    fn answer(&mut self, now: Instant, from: Port, id: SessionId, token: CommitToken, rekey: bool) {
+        let Some(session) = self.session(id) else { return };
+        let committed = if rekey { session.rekey_committed(now, token) } else { session.committed(token) };
+        let Some(committed) = committed else { return };
+        self.answers.push_back(committed.utack.to_vec());
+        if committed.also_to.is_some_and(|port| port != from) {
+            self.answers.push_back(committed.utack.to_vec());
+        }
+        self.events();
     }
 }
 
@@ -348,7 +488,9 @@ impl<P: Provider> Endpoint for SimServer<P> {
             }
             let message = open.outgoing.as_deref().unwrap_or_default();
             while let Some(transmit) = open.session.poll_transmit(now, message, &mut out) {
-                send(&out[..transmit.length]);
+                let frame = &out[..transmit.length];
+                self.sealed.note(&open.session.secrets().keys.s2c, open.session.session_id(), frame);
+                send(frame);
             }
         }
         self.events();
@@ -358,7 +500,7 @@ impl<P: Provider> Endpoint for SimServer<P> {
         let handshake = self.handshake.as_ref().and_then(|(_, handshake)| handshake.poll_timeout());
         let sessions = self.sessions.iter().filter_map(|open| open.session.poll_timeout());
         [
-            self.pending.front().map(|pending| pending.at),
+            self.pending.first_key_value().map(|(&(at, _), _)| at),
             self.retries.poll_timeout(),
             self.lingering.as_ref().map(Lingering::until),
             handshake,
