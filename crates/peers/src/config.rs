@@ -13,7 +13,8 @@ pub struct PeerConfig {
     pub advertise: String,
     /// What this pod says it runs; shown to people, at most 64 bytes.
     pub release: String,
-    /// Datagrams that wait for one peer before the oldest is dropped. Each place takes 568 bytes, which are touched only in use.
+    /// Datagrams that wait for one peer before the oldest is dropped. Each place takes about
+    /// 570 bytes: 290 kB per peer by default.
     pub ring: usize,
     /// Most peers; further member records and links are refused and counted.
     pub max_peers: usize,
@@ -21,7 +22,7 @@ pub struct PeerConfig {
     pub handshake_timeout: Duration,
     /// A peer that takes nothing for this long loses the link.
     pub stall_timeout: Duration,
-    /// A peer that says nothing for this long loses the link; it beats every [`HEARTBEAT`].
+    /// A peer that says nothing, or whose host acknowledges nothing, for this long loses the link; it beats every [`HEARTBEAT`].
     pub idle_timeout: Duration,
     /// Age at which a link is replaced by a fresh one, give or take a quarter; certificates are valid for a day.
     pub renew_after: Duration,

@@ -121,7 +121,7 @@ async fn attempt(shared: &Shared, pod: PodId, address: &str) -> Result<Link, Dia
         io::ErrorKind::ConnectionRefused => DialError::Refused(error),
         _ => DialError::Failed(error),
     })?;
-    tune(&stream);
+    tune(&stream, shared.config.idle_timeout);
     let client = shared.tls.borrow().client.clone();
     let name = tls::expected(pod).ok_or(DialError::Misdirected)?;
     let mut stream = TlsConnector::from(client).connect(name, stream).await.map_err(failed)?;

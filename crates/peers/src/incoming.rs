@@ -182,7 +182,7 @@ async fn authenticate(
     standing: &Arc<Standing>,
     stream: TcpStream,
 ) -> Result<Reading, Refusal> {
-    tune(&stream);
+    tune(&stream, shared.config.idle_timeout);
     let server = shared.tls.borrow().server.clone();
     let mut stream = TlsAcceptor::from(server).accept(stream).await.map_err(Refusal::Handshake)?;
     let proven = tls::proven(stream.get_ref().1.peer_certificates()).ok_or(Refusal::Nameless)?;

@@ -37,3 +37,6 @@ pub use ownership::{ADOPTION_PAUSE, AdoptionPause, TooSoon, owner_of_slot, owner
 pub use peers::{Peers, PeersEnded, PeersHandle, StartError};
 pub use secret::{MAX_SECRETS, PeerSecret, PeerSecrets};
 pub use sender::{CONTROL_QUEUE, PeerSender, SendError};
+
+#[cfg(test)]
+mod tests;
