@@ -115,7 +115,8 @@ impl Authority {
         params.not_before = now - CLOCK_SKEW;
         params.not_after = now + LEAF_VALID;
         let leaf = params.signed_by(&key, &self.issuer).map_err(IdentityError::Issue)?.der().clone();
-        let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
+        let der = Zeroizing::new(key.serialize_der());
+        let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(der.as_slice()));
         let key = rustls::crypto::aws_lc_rs::sign::any_supported_type(&key).map_err(IdentityError::Tls)?;
         Ok(Arc::new(CertifiedKey::new(vec![leaf], key)))
     }

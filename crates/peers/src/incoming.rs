@@ -24,8 +24,8 @@ use crate::liveness::Direction;
 use crate::shared::{HelloError, Seen, Shared, read_hello, tune};
 use crate::tls::{self, Proven};
 
-/// Most handshakes at once.
-const PENDING: usize = 64;
+/// Most handshakes at once: as many as there may be peers, for all of them dial a pod that has just come.
+pub(crate) const PENDING: usize = 256;
 /// Most links of one pod: the one in use, the one that replaces it, and one that has not noticed its end.
 const LINKS_PER_POD: u32 = 3;
 /// After the system gave no connection.

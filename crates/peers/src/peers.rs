@@ -190,6 +190,13 @@ impl PeersHandle {
         self.senders.clone()
     }
 
+    /// Links this pod dialled that do not rest on the current secret. Once it is 0 on every pod, older secrets may leave the ring.
+    #[must_use]
+    pub fn links_by_older_secret(&self) -> usize {
+        let senders = self.senders.borrow();
+        senders.values().filter(|sender| sender.is_linked() && !sender.is_by_current_secret()).count()
+    }
+
     /// Who lives, now and from now on.
     #[must_use]
     pub fn view(&self) -> watch::Receiver<Arc<View>> {
