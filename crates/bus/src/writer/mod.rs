@@ -9,7 +9,7 @@ mod work;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -55,6 +55,8 @@ pub struct WriterStats {
     /// Ledger records written while there was nothing to say; for the writer of a slot.
     pub heartbeats: AtomicU64,
     kafka: Mutex<KafkaFigures>,
+    warm: Mutex<bool>,
+    warmed: Condvar,
 }
 
 impl WriterStats {
@@ -62,6 +64,20 @@ impl WriterStats {
     #[must_use]
     pub fn kafka(&self) -> KafkaFigures {
         *self.kafka.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits until the producer knows its topics and may write, so that the first record waits for neither. `false` when the time was
+    /// over before; blocks up to then.
+    #[must_use]
+    pub fn await_warm(&self, within: Duration) -> bool {
+        let warm = self.warm.lock().unwrap_or_else(PoisonError::into_inner);
+        let waited = self.warmed.wait_timeout_while(warm, within, |warm| !*warm);
+        *waited.unwrap_or_else(PoisonError::into_inner).0
+    }
+
+    fn set_warm(&self) {
+        *self.warm.lock().unwrap_or_else(PoisonError::into_inner) = true;
+        self.warmed.notify_all();
     }
 
     fn set_kafka(&self, figures: KafkaFigures) {
@@ -111,7 +127,8 @@ impl Stop {
 }
 
 impl Writer {
-    /// Starts a writer. `name` names its thread.
+    /// Starts a writer. `name` names its thread, which first learns where the topics are, unless a group comes before: see
+    /// [`WriterStats::await_warm`].
     ///
     /// # Errors
     ///

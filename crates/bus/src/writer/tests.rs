@@ -267,3 +267,29 @@ fn an_error_without_a_verdict_ends_in_the_dead_letters_not_in_a_loop() {
     assert_eq!(outcomes, [(0, Outcome::Refused(Refusal::Unclassified))]);
     assert_eq!(rig.read("t.dlq", 1).len(), 1);
 }
+
+#[test]
+fn the_first_record_of_a_warm_writer_waits_for_nothing_but_its_commit() {
+    let rig = Rig::new();
+    assert!(rig.writer.stats().await_warm(LONG), "never warm");
+    // Whatever it still had to ask for would now be refused.
+    let cluster = rig.broker.cluster();
+    let refusal = [RDKafkaRespErr::RD_KAFKA_RESP_ERR_COORDINATOR_NOT_AVAILABLE; 1000];
+    cluster.request_errors(RDKafkaApiKey::Metadata, &refusal);
+    cluster.request_errors(RDKafkaApiKey::InitProducerId, &refusal);
+    rig.submit(group_of(0..10, 20));
+    all_committed(&rig.settled());
+}
+
+#[test]
+fn a_writer_without_a_broker_is_not_warm_takes_groups_and_is_warm_once_they_are_committed() {
+    let rig = Rig::new();
+    rig.broker.set_available(false).expect("a broker");
+    let writer = Writer::start("cold", &rig.config, |_: Group| {}).expect("a writer");
+    assert!(!writer.stats().await_warm(Duration::from_millis(300)), "warm without a broker");
+    assert!(writer.try_submit(group_of(0..10, 20)).is_ok(), "it takes groups all the same");
+    rig.broker.set_available(true).expect("a broker");
+    assert!(writer.stats().await_warm(LONG), "never warm");
+    assert_eq!(writer.shutdown(LONG), 0);
+    assert_eq!(rig.read("t.telemetry", 10).len(), 10);
+}
