@@ -63,6 +63,8 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     }
     let (memory_linked, ticks_linked) = usage()?;
     println!("{count} pods, {links} links: all after {:?}", start.elapsed());
+    let troubles = Count::ALL.iter().map(|count| (count.name(), sum(*count))).filter(|(_, seen)| *seen > 0);
+    println!("counted meanwhile: {:?}", troubles.collect::<Vec<_>>());
     println!("{} ms of processor per link (both ends)", (ticks_linked - ticks) as f64 * 10.0 / links as f64);
     println!("{} kB per link (both ends)", memory_linked.saturating_sub(memory) / 1000 / links);
     let beats = sum(Count::HeartbeatsReceived);
