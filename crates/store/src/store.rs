@@ -163,6 +163,10 @@ impl Store {
         }
     }
 
+    pub(crate) fn with_cluster_keys(&self, cluster_keys: ClusterKeysConfig) -> Self {
+        Self { cluster_keys, ..self.clone() }
+    }
+
     pub(crate) fn with_kek(&self, kek: KekRing) -> Self {
         Self { kek: Arc::new(kek), ..self.clone() }
     }

@@ -65,6 +65,20 @@ suite! {
     bucket_gives_its_burst_and_refills,
     check_passes_on_a_healthy_store,
     pods_that_start_at_once_share_one_ring,
+    ring_rotates_by_itself_and_forgets,
+    destroyed_key_closes_the_records_it_sealed,
+    record_of_a_pod_with_a_newer_key_is_read,
+    pods_are_listed_while_they_say_so,
+    old_sign_of_life_put_back_is_none,
+    number_of_pods_is_bounded,
+    revocation_is_complete_when_every_pod_applied_it,
+    take_over_names_the_session_displaced,
+    holder_that_does_not_renew_loses_the_device,
+    two_holders_of_one_key_show_by_displacing_each_other,
+    places_of_a_tenant_are_shared_and_come_back,
+    simultaneous_leases_never_pass_the_limit,
+    newer_snapshot_stays_and_is_read_back,
+    owner_of_the_latest_generation_is_named,
 }
 
 async fn on_file(path: &std::path::Path) -> Store {
