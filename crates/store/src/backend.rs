@@ -27,6 +27,8 @@ pub(crate) const POD_FORGOTTEN_AFTER: Duration = Duration::from_secs(3600);
 pub(crate) struct LogPage {
     /// The store's identity record, when there is one.
     pub(crate) identity: Option<Vec<u8>>,
+    /// Highest number that was given.
+    pub(crate) head: u64,
     /// Highest number that was dropped from the log.
     pub(crate) trimmed: u64,
     /// Entries with their numbers, in order.

@@ -100,6 +100,11 @@ pub enum StoreError {
     /// The store lost its content, or another one stands in its place, while this process runs.
     #[error("the store was emptied or replaced: restore it, or restart this process to accept the new one")]
     Replaced,
+    /// The store was set back: its revocation log ends before entries that this process, or another pod, has seen.
+    #[error(
+        "the store was rolled back and revocations are missing: it is put right by any pod that knows them; otherwise restore a newer copy, or restart all pods to accept this one"
+    )]
+    RolledBack,
     /// Too many writers changed the same value at once.
     #[error("the value kept changing under the writer: try again")]
     Contended,
@@ -120,6 +125,7 @@ impl StoreError {
             Self::Local { .. } | Self::Randomness(_) => StoreErrorKind::Local,
             Self::Record { .. } => StoreErrorKind::Record,
             Self::Replaced => StoreErrorKind::Replaced,
+            Self::RolledBack => StoreErrorKind::RolledBack,
             Self::Contended => StoreErrorKind::Contended,
         }
     }
@@ -143,6 +149,8 @@ pub enum StoreErrorKind {
     Record,
     /// The store is another one than before.
     Replaced,
+    /// The store is older than it was.
+    RolledBack,
     /// Too many writers.
     Contended,
 }
@@ -159,6 +167,7 @@ impl StoreErrorKind {
             Self::Local => "local",
             Self::Record => "record",
             Self::Replaced => "replaced",
+            Self::RolledBack => "rolled_back",
             Self::Contended => "contended",
         }
     }

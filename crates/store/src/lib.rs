@@ -47,6 +47,7 @@ mod kek;
 mod limit;
 mod local;
 mod location;
+mod log_memory;
 mod places;
 mod pod;
 mod record;

@@ -9,6 +9,7 @@ use sluice_proto::store::v1 as proto;
 use sluice_types::{PodId, Timestamp};
 
 use crate::kek::KekRing;
+use crate::record::Identity;
 use crate::seal::{self, check_revision};
 use crate::store::Store;
 use crate::{LogPosition, RecordError, StoreError};
@@ -97,7 +98,7 @@ impl Heartbeats {
 }
 
 impl PodRecord {
-    pub(crate) fn encode(&self, ring: &KekRing) -> Vec<u8> {
+    pub(crate) fn encode(&self, ring: &KekRing, store: Identity) -> Vec<u8> {
         let message = proto::PodRecord {
             revision: REVISION,
             pod: self.pod.as_bytes().to_vec(),
@@ -107,17 +108,20 @@ impl PodRecord {
             version: self.version.clone(),
             started_unix_ms: self.started.as_millis(),
             applied: self.applied.0,
+            store: store.0.to_vec(),
         };
         seal::authenticate(ring, POD, message.encode_to_vec())
     }
 
-    pub(crate) fn decode(ring: &KekRing, pod: &str, blob: &[u8]) -> Result<Self, RecordError> {
+    /// Also gives the store whose log it has applied.
+    pub(crate) fn decode(ring: &KekRing, pod: &str, blob: &[u8]) -> Result<(Self, Identity), RecordError> {
         let body = seal::verify(ring, POD, blob)?;
         let message = proto::PodRecord::decode(body.as_slice()).map_err(|_| RecordError::Malformed)?;
         check_revision(message.revision, REVISION)?;
-        let id = message.pod.as_slice().try_into().map(PodId::from_bytes);
+        let bytes = |bytes: &[u8]| <[u8; 16]>::try_from(bytes).map_err(|_| RecordError::Malformed);
+        let store = Identity(bytes(&message.store)?);
         let record = Self {
-            pod: id.map_err(|_| RecordError::Malformed)?,
+            pod: PodId::from_bytes(bytes(&message.pod)?),
             address: message.address,
             counter: message.counter,
             draining: message.draining,
@@ -128,7 +132,7 @@ impl PodRecord {
         if record.pod.to_string() != pod {
             return Err(RecordError::Swapped);
         }
-        if record.fits() { Ok(record) } else { Err(RecordError::Malformed) }
+        if record.fits() { Ok((record, store)) } else { Err(RecordError::Malformed) }
     }
 
     fn fits(&self) -> bool {
@@ -150,7 +154,7 @@ impl Store {
             let record = format!("the record of pod {}", record.pod);
             return Err(StoreError::Record { record, source: RecordError::Malformed });
         }
-        self.backend.announce_pod(record.pod, record.encode(&self.kek), ttl).await
+        self.backend.announce_pod(record.pod, record.encode(&self.kek, self.identity), ttl).await
     }
 
     /// The pods that live, at most 1024, in no order.
@@ -158,6 +162,9 @@ impl Store {
     /// Only records made by somebody with the key-encryption key count; one older than this process has already seen is left
     /// out ([`distrusted_values`](Self::distrusted_values) counts them). One that no pod of this deployment ever saw newer
     /// passes, so its counter stands still: that is what tells a dead pod, not the list.
+    ///
+    /// What the pods have applied of the revocation log also tells this process how far the log must reach: a store that was
+    /// rolled back as a whole is noticed by it.
     ///
     /// # Errors
     ///
@@ -207,9 +214,15 @@ impl Store {
     }
 
     fn trusted_pod(&self, row: &PodRow) -> Option<PodRecord> {
-        let record = PodRecord::decode(&self.kek, &row.pod, &row.blob).and_then(|record| {
+        let record = PodRecord::decode(&self.kek, &row.pod, &row.blob).and_then(|(record, store)| {
             match self.heartbeats.check(record.pod, record.counter) {
-                None => Ok(record),
+                None => {
+                    // A witness: a store that ends before what a living pod has applied was rolled back.
+                    if store == self.identity {
+                        self.log.hear(record.applied.0);
+                    }
+                    Ok(record)
+                }
                 Some(expected) => Err(RecordError::RolledBack { found: record.counter, expected }),
             }
         });

@@ -6,6 +6,7 @@ use sluice_types::{DeviceId, TenantId, Timestamp};
 use crate::backend::LogWaiter;
 use crate::device::{DeviceState, Reason};
 use crate::error::RegistryError;
+use crate::log_memory::LoggedEntry;
 use crate::record::{DeviceData, RecordState, RevocationData};
 use crate::registry::move_to;
 use crate::store::Store;
@@ -79,6 +80,7 @@ impl Store {
     pub async fn revocations_after(&self, after: LogPosition) -> Result<RevocationBatch, StoreError> {
         let page = self.backend.log_after(after.0, BATCH).await?;
         self.check_identity(page.identity.as_deref())?;
+        self.check_log(page.head).await?;
         for device in page.pending {
             self.finish_withdrawal(device).await?;
         }
@@ -96,6 +98,12 @@ impl Store {
             match RevocationData::decode(&self.kek, &blob) {
                 Ok(entry) => {
                     self.floors.raise(entry.device, entry.device_version);
+                    self.log.remember(LoggedEntry {
+                        number,
+                        device: entry.device,
+                        device_version: entry.device_version,
+                        blob,
+                    });
                     batch.entries.push(Revocation {
                         position: LogPosition(number),
                         device: entry.device,
@@ -184,7 +192,9 @@ impl Store {
             at: data.changed,
             device_version: data.version,
         };
-        self.backend.append(data.id, data.version, entry.encode(&self.kek)).await.map(LogPosition)
+        let number = self.backend.append(data.id, data.version, entry.encode(&self.kek)).await?;
+        self.log.hear(number);
+        Ok(LogPosition(number))
     }
 
     /// Finishes what somebody announced and did not log: logs it if the record says so, else drops the announcement.

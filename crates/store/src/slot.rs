@@ -134,6 +134,16 @@ fn open(secrets: &ClusterSecrets, name: Name<'_>, blob: &[u8]) -> Result<Zeroizi
     seal::open(&secrets.keys_for(Purpose::Snapshot), name, &sealed)
 }
 
+/// The id in a good head.
+#[cfg(test)]
+pub(crate) fn snapshot_id(
+    secrets: &ClusterSecrets,
+    slot: u16,
+    row: &SlotRow,
+) -> Result<SnapshotId, RecordError> {
+    Head::open(secrets, slot, row).map(|head| head.id)
+}
+
 impl SlotOwner {
     pub(crate) fn encode(&self, ring: &KekRing) -> Vec<u8> {
         let message = proto::SlotOwner {

@@ -10,6 +10,7 @@ use crate::floor::Floors;
 use crate::handshake::RootCache;
 use crate::kek::KekRing;
 use crate::local::Local;
+use crate::log_memory::LogMemory;
 use crate::pod::Heartbeats;
 use crate::record::Identity;
 use crate::redis::Redis;
@@ -25,8 +26,9 @@ pub struct Store {
     pub(crate) ring: Arc<KnownRing>,
     pub(crate) cluster_keys: ClusterKeysConfig,
     pub(crate) heartbeats: Arc<Heartbeats>,
+    pub(crate) log: Arc<LogMemory>,
     distrusted: Arc<AtomicU64>,
-    identity: Identity,
+    pub(crate) identity: Identity,
     /// Cleared when another life of the store was seen; keys are not given out then.
     trusted: Arc<AtomicBool>,
 }
@@ -87,6 +89,7 @@ impl Store {
             ring: Arc::default(),
             cluster_keys: ClusterKeysConfig::default(),
             heartbeats: Arc::default(),
+            log: Arc::default(),
             distrusted: Arc::default(),
             identity,
             trusted: Arc::new(AtomicBool::new(true)),
@@ -98,11 +101,12 @@ impl Store {
     ///
     /// # Errors
     ///
-    /// [`StoreError::Replaced`] when it was emptied or another one stands in its place: until it is back no keys are given
-    /// out. [`StoreError`] when it does not answer.
+    /// [`StoreError::Replaced`] when it was emptied or another one stands in its place, [`StoreError::RolledBack`] when its
+    /// revocation log ends before entries that are known: until that is put right no keys are given out. [`StoreError`] when it does not answer.
     pub async fn check(&self) -> Result<(), StoreError> {
         let page = self.backend.log_after(u64::MAX, 1).await?;
-        self.check_identity(page.identity.as_deref())
+        self.check_identity(page.identity.as_deref())?;
+        self.check_log(page.head).await
     }
 
     pub(crate) fn check_identity(&self, found: Option<&[u8]>) -> Result<(), StoreError> {
@@ -130,7 +134,10 @@ impl Store {
     }
 
     pub(crate) fn trusted(&self) -> Result<(), StoreError> {
-        if self.trusted.load(Ordering::Relaxed) { Ok(()) } else { Err(StoreError::Replaced) }
+        if !self.trusted.load(Ordering::Relaxed) {
+            return Err(StoreError::Replaced);
+        }
+        self.log.check()
     }
 }
 
@@ -158,6 +165,7 @@ impl Store {
             roots: Arc::default(),
             ring: Arc::default(),
             heartbeats: Arc::default(),
+            log: Arc::default(),
             distrusted: Arc::default(),
             ..self.clone()
         }

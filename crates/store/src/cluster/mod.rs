@@ -88,8 +88,8 @@ impl ClusterSecrets {
 
     /// A ring that no store knows.
     #[cfg(test)]
-    pub(crate) fn generate() -> Self {
-        Self::new(Ring::first(0).expect("randomness"), 0).expect("one key")
+    pub(crate) fn golden() -> Self {
+        Self::new(Ring::golden(), u64::MAX).expect("a key in force")
     }
 
     pub(crate) const fn keys_for(&self, purpose: Purpose) -> RingKeys<'_> {

@@ -238,6 +238,24 @@ fn millis(duration: Duration) -> u64 {
 }
 
 #[cfg(test)]
+impl Ring {
+    /// What the golden bytes hold: a key in force, and one that was destroyed.
+    pub(crate) fn golden() -> Self {
+        let key = |id: u8, created, root| RingKey {
+            id,
+            name: KeyName([id; 8]),
+            created,
+            active_from: created + 60_000,
+            root,
+            tag: SecretKey::new([0x70 + id; 32]),
+        };
+        let root = Some(SecretKey::new([0x7f; 32]));
+        let keys = vec![key(3, 1_764_000_000_000, None), key(4, 1_764_086_400_000, root)];
+        Self { version: 1_764_086_400_000, keys }
+    }
+}
+
+#[cfg(test)]
 mod ring_tests {
     use proptest::prelude::*;
 

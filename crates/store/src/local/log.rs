@@ -17,9 +17,14 @@ const PENDING_AT_ONCE: usize = 64;
 
 /// Highest number ever given.
 pub(super) fn head(transaction: &WriteTransaction) -> Outcome<u64> {
-    let log = transaction.open_table(LOG)?;
+    head_of(&transaction.open_table(LOG)?, &transaction.open_table(META)?)
+}
+
+fn head_of(
+    log: &impl ReadableTable<u64, (&'static [u8], &'static [u8])>,
+    meta: &impl ReadableTable<&'static str, &'static [u8]>,
+) -> Outcome<u64> {
     let last = log.last()?.map_or(0, |(number, _)| number.value());
-    let meta = transaction.open_table(META)?;
     let trimmed = meta.get(TRIMMED)?.map_or(0, |value| number(value.value()));
     Ok(last.max(trimmed))
 }
@@ -81,14 +86,15 @@ impl Local {
 
     pub(crate) async fn log_after(&self, after: u64, limit: usize) -> Result<LogPage, StoreError> {
         self.read(move |transaction| {
-            let meta = transaction.open_table(META)?;
+            let (log, meta) = (transaction.open_table(LOG)?, transaction.open_table(META)?);
             let mut page = LogPage {
+                head: head_of(&log, &meta)?,
                 identity: meta.get(IDENTITY)?.map(|value| value.value().to_vec()),
                 trimmed: meta.get(TRIMMED)?.map_or(0, |value| number(value.value())),
                 ..LogPage::default()
             };
             if let Some(first) = after.checked_add(1) {
-                for entry in transaction.open_table(LOG)?.range(first..)?.take(limit) {
+                for entry in log.range(first..)?.take(limit) {
                     let (number, value) = entry?;
                     page.entries.push((number.value(), value.value().1.to_vec()));
                 }

@@ -58,6 +58,9 @@ impl Scripts {
     }
 }
 
+/// What `log_after.lua` answers.
+type LogFields = (Option<Vec<u8>>, u64, Vec<StreamEntry>, Vec<String>, u64);
+
 /// An entry of a stream as the server answers it: id, then fields and values in turn.
 type StreamEntry = (String, Vec<Vec<u8>>);
 
@@ -220,9 +223,8 @@ impl Redis {
             .arg(after.saturating_add(1))
             .arg(limit)
             .arg(millis(PENDING_AFTER));
-        let (identity, trimmed, entries, pending): (Option<Vec<u8>>, u64, Vec<StreamEntry>, Vec<String>) =
-            self.script(&invocation).await?;
-        let mut page = LogPage { identity, trimmed, ..LogPage::default() };
+        let (identity, trimmed, entries, pending, head): LogFields = self.script(&invocation).await?;
+        let mut page = LogPage { identity, head, trimmed, ..LogPage::default() };
         for (id, fields) in entries {
             let number = id.split('-').next().unwrap_or_default().parse().map_err(unexpected)?;
             let value_of =

@@ -1,14 +1,21 @@
 //! Bytes written by revision 1, kept for good: every later release must read them. Never made anew to make a test pass.
 
-use sluice_types::{KeyEpoch, Timestamp};
+use sluice_types::{DeviceEpoch, KeyEpoch, Timestamp};
 
+use super::cluster::{pod, pod_record, session_id};
 use super::{id, psk, ring, tenant};
+use crate::cluster::ring::Ring;
+use crate::location::{self, HolderRow};
 use crate::record::{
     ChangeId, DeviceData, DeviceKeyData, Identity, RecordState, RevocationData, Stored, TenantData,
     TenantRootData,
 };
 use crate::session_record::open_session;
-use crate::{DeviceState, KeyInfo, KeySource, Profile, SecretKey, SessionRecord};
+use crate::slot::{Place, SlotRow, SnapshotId, snapshot_id};
+use crate::{
+    ClusterSecrets, DeviceLocation, DeviceState, KeyInfo, KeySource, LogPosition, PodRecord, Profile,
+    Purpose, SecretKey, SessionRecord, SlotOwner,
+};
 
 /// One hex line per file; white space does not count.
 fn golden(text: &str) -> Vec<u8> {
@@ -96,12 +103,12 @@ fn log_entry_of_revision_1_is_read() {
     assert_eq!(format!("{:?}", read.expect("revision 1")), format!("{:?}", revocation()));
 }
 
-#[tokio::test]
-async fn session_record_of_revision_1_is_read() {
+#[test]
+fn session_record_of_revision_1_is_read() {
     // It knew no generation, and its last REKEY cannot be answered from what it kept.
     let expected = SessionRecord { birth_generation: 0, last_rekey: None, ..super::scenarios::session(3) };
     let blob = golden(include_str!("../../tests/golden/session-r1.hex"));
-    let secrets = super::memory().await.cluster_secrets().await.expect("any ring");
+    let secrets = ClusterSecrets::golden();
     let read = open_session(&ring(), &secrets, expected.device, expected.session, 3, &blob);
     assert_eq!(read.expect("revision 1"), expected);
 }
@@ -110,4 +117,78 @@ async fn session_record_of_revision_1_is_read() {
 fn store_identity_of_revision_1_is_read() {
     let read = Identity::decode(&ring(), &golden(include_str!("../../tests/golden/identity-r1.hex")));
     assert_eq!(read.expect("revision 1"), Identity([0x1d; 16]));
+}
+
+#[test]
+fn session_record_of_revision_2_is_read() {
+    let expected = super::scenarios::session(3);
+    let blob = golden(include_str!("../../tests/golden/session-r2.hex"));
+    let secrets = ClusterSecrets::golden();
+    let read = open_session(&ring(), &secrets, expected.device, expected.session, 3, &blob);
+    assert_eq!(read.expect("revision 2"), expected);
+}
+
+#[test]
+fn ring_of_revision_1_is_read() {
+    let expected = Ring::golden();
+    let stored =
+        Stored { version: expected.version, blob: golden(include_str!("../../tests/golden/ring-r1.hex")) };
+    let (read, current_kek) = Ring::decode(&ring(), &stored).expect("revision 1");
+    assert!(read == expected && current_kek);
+}
+
+/// A ring key has these secrets in every release, or pods of two releases would not understand each other.
+#[test]
+fn secrets_of_a_ring_key_are_the_same_in_every_release() {
+    let secrets = ClusterSecrets::golden();
+    let expected = include_str!("../../tests/golden/ring-secrets-r1.txt");
+    let mut found = String::new();
+    for (name, purpose) in [
+        ("session-id-tag", Purpose::SessionIdTag),
+        ("cookie", Purpose::Cookie),
+        ("decoy", Purpose::Decoy),
+        ("peer-ca", Purpose::PeerCa),
+        ("session-record", Purpose::SessionRecord),
+        ("snapshot", Purpose::Snapshot),
+    ] {
+        let secret = secrets.secret(4, purpose).expect("in force");
+        found += &format!("{name} {}\n", hex::encode(secret.expose()));
+    }
+    assert_eq!(found, expected);
+}
+
+#[test]
+fn pod_record_of_revision_1_is_read() {
+    let expected = PodRecord { applied: LogPosition(1_764_000_000_789), ..pod_record(7, 42) };
+    let blob = golden(include_str!("../../tests/golden/pod-r1.hex"));
+    let read = PodRecord::decode(&ring(), &expected.pod.to_string(), &blob);
+    assert_eq!(read.expect("revision 1"), (expected, Identity([0x1d; 16])));
+}
+
+#[test]
+fn device_holder_of_revision_1_is_read() {
+    let blob = golden(include_str!("../../tests/golden/holder-r1.hex"));
+    let read = location::decode(&ring(), id(1), &HolderRow { epoch: 77, blob });
+    let expected = DeviceLocation { pod: pod(7), session: session_id(9), epoch: DeviceEpoch(77) };
+    assert_eq!(read.expect("revision 1"), expected);
+}
+
+#[test]
+fn slot_owner_of_revision_1_is_read() {
+    let expected = SlotOwner { slot: 11, pod: pod(7), generation: 5 };
+    let row = SlotRow {
+        place: Place { generation: 5, offset: 0 },
+        blob: golden(include_str!("../../tests/golden/owner-r1.hex")),
+    };
+    assert_eq!(SlotOwner::decode(&ring(), 11, &row).expect("revision 1"), expected);
+}
+
+#[test]
+fn snapshot_head_of_revision_1_is_read() {
+    let row = SlotRow {
+        place: Place { generation: 5, offset: 1234 },
+        blob: golden(include_str!("../../tests/golden/snapshot-r1.hex")),
+    };
+    let read = snapshot_id(&ClusterSecrets::golden(), 11, &row);
+    assert_eq!(read.expect("revision 1"), SnapshotId([0x5d; 16]));
 }

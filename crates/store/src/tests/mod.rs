@@ -8,10 +8,12 @@ mod local;
 #[cfg(feature = "backends")]
 mod outage;
 mod properties;
+mod rollback;
 mod scenarios;
 mod secrecy;
 #[cfg(feature = "backends")]
 mod servers;
+mod shared_damage;
 mod unknown_outcomes;
 mod vectors;
 

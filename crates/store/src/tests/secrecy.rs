@@ -3,7 +3,9 @@
 use sluice_types::{Psk, Timestamp};
 
 use super::{DEADLINE, id, reason, tenant};
+use crate::cluster::ring::Ring;
 use crate::record::{DeviceData, TenantData};
+use crate::{ClusterSecrets, Purpose};
 use crate::{
     KekRing, LastRekey, LogPosition, NewDevice, NewKey, SecretKey, SessionKeys, SessionRecord, Store,
 };
@@ -74,6 +76,12 @@ async fn no_value_shows_a_secret_however_it_is_formatted() {
     store.put_session(&record, DEADLINE).await.expect("written");
     assert_clean("a read session", &format!("{:?}", store.session(record.device, record.session, 0).await));
 
+    let secrets = ClusterSecrets::golden();
+    let shown = format!("{secrets:?} {secrets:#?} {:?}", secrets.secret(4, Purpose::Cookie));
+    for spelling in spellings(&[0x7f; 32]).iter().chain(&spellings(&[0x74; 32])) {
+        assert!(!shown.contains(spelling), "the ring shows `{spelling}`: {shown}");
+    }
+
     store.revoke(id(1), &reason("why not")).await.expect("revoked");
     let mut watch = store.watch_revocations(LogPosition::START);
     assert_clean("a watch", &format!("{watch:?} {:?}", watch.next().await));
@@ -94,6 +102,9 @@ async fn nothing_stored_holds_a_secret_in_clear() {
     let new = NewDevice::raw(id(1), NewKey::Individual(Psk::new(key).expect("32 bytes")));
     store.create_device(new).await.expect("created");
     store.add_tenant_root(&tenant("acme"), SecretKey::new(*root)).await.expect("added");
+    let ring = Ring::golden();
+    let blob = ring.encode(&store.kek).expect("sealed");
+    assert!(store.backend.swap_ring(0, ring.version, blob).await.expect("an answer"));
     let current = SessionKeys { c2s: SecretKey::new(*c2s), s2c: SecretKey::new(*s2c) };
     let record = SessionRecord { current, ..super::scenarios::session(0) };
     store.put_session(&record, DEADLINE).await.expect("written");
@@ -102,7 +113,7 @@ async fn nothing_stored_holds_a_secret_in_clear() {
     drop(store);
     let file = std::fs::read(&path).expect("there");
     assert!(contains(&file, b"acme"), "the file holds what was written");
-    for secret in PLANTED {
+    for secret in PLANTED.into_iter().chain([&[0x7f; 32], &[0x74; 32]]) {
         assert!(!contains(&file, &secret[..16]), "{} is in the file", String::from_utf8_lossy(secret));
     }
 }
