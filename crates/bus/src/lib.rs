@@ -23,6 +23,7 @@ mod ledger;
 mod slot;
 mod tail;
 mod topics;
+mod weakness;
 mod writer;
 
 pub use client::KafkaFigures;
@@ -40,5 +41,6 @@ pub use ledger::{
 };
 pub use slot::{AdoptError, Adopted, LedgerReader, SlotLost, SlotSettle, SlotWriter, adopt};
 pub use tail::{Start, Tail, TailedRecord};
-pub use topics::{ApplyOptions, Topic, TopicNames, Weakness, apply, check, slots, weaknesses};
+pub use topics::{ApplyOptions, Topic, TopicNames, apply, check, slots};
+pub use weakness::{Weakness, weaknesses};
 pub use writer::{Settle, Writer, WriterStats};

@@ -1,8 +1,6 @@
 use std::time::Duration;
 
-use rdkafka::admin::{
-    AdminClient, AdminOptions, ConfigResource, NewTopic, ResourceSpecifier, TopicReplication,
-};
+use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::RDKafkaErrorCode;
 
@@ -10,7 +8,7 @@ use crate::client::Voice;
 use crate::{BusConfig, BusError, BusKind};
 
 /// How long brokers may take to answer a question about topics.
-const ANSWER_WITHIN: Duration = Duration::from_secs(10);
+pub(crate) const ANSWER_WITHIN: Duration = Duration::from_secs(10);
 
 /// How often a topic that was just created is asked for.
 const ASK_EVERY: Duration = Duration::from_millis(50);
@@ -193,101 +191,29 @@ pub async fn slots(config: &BusConfig) -> Result<u16, BusError> {
     Ok(u16::try_from(found.partitions).unwrap_or(u16::MAX))
 }
 
-/// Something about the topics that makes an acknowledgement worth less than it could be.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum Weakness {
-    /// Fewer than three copies.
-    #[error(
-        "topic {topic} keeps {copies} copies of a record: with fewer than 3, a lost node loses acknowledged records or stops writing"
-    )]
-    Copies {
-        /// The topic.
-        topic: String,
-        /// Copies of the partition that has fewest.
-        copies: usize,
-    },
-    /// Acknowledged by one node only.
-    #[error(
-        "topic {topic} has min.insync.replicas={value}: with less than 2, a record is acknowledged that one node alone has"
-    )]
-    InSync {
-        /// The topic.
-        topic: String,
-        /// The setting.
-        value: u64,
-    },
-    /// A record of the largest size we produce would be refused.
-    #[error(
-        "topic {topic} takes records up to {value} bytes (max.message.bytes), bus.message_max_bytes is {ours}: records between them go to the dead-letter topic"
-    )]
-    MaxMessage {
-        /// The topic.
-        topic: String,
-        /// The topic's setting.
-        value: u64,
-        /// Ours.
-        ours: u32,
-    },
-}
-
-/// Asks the brokers how safely the topics keep what they acknowledge. Empty where all is well, and for a broker inside the process,
-/// whose records are gone with it anyway.
-///
-/// # Errors
-///
-/// [`BusError::Unreachable`], also when describing topics is not allowed.
-pub async fn weaknesses(config: &BusConfig) -> Result<Vec<Weakness>, BusError> {
-    if config.kind == BusKind::Embedded {
-        return Ok(Vec::new());
-    }
-    let names = TopicNames::new(&config.topic_prefix);
-    let mut found = Vec::new();
-    for topic in topics(config).await? {
-        if Topic::ALL.iter().any(|&ours| names.of(ours) == topic.name) && topic.copies < 3 {
-            found.push(Weakness::Copies { topic: topic.name, copies: topic.copies });
-        }
-    }
-    let admin = admin(config)?;
-    let asked = Topic::ALL.map(|topic| ResourceSpecifier::Topic(names.of(topic)));
-    let options = AdminOptions::new().request_timeout(Some(ANSWER_WITHIN));
-    let unreachable = |source| BusError::Unreachable { brokers: config.brokers.join(","), source };
-    let described = admin.describe_configs(&asked, &options).await.map_err(unreachable)?;
-    for (topic, settings) in Topic::ALL.into_iter().zip(described) {
-        // One that is missing is the business of `check`.
-        let Ok(settings) = settings else { continue };
-        let topic = names.of(topic).to_owned();
-        match number(&settings, "min.insync.replicas") {
-            Some(value) if value < 2 => found.push(Weakness::InSync { topic: topic.clone(), value }),
-            _ => {}
-        }
-        match number(&settings, "max.message.bytes") {
-            Some(value) if value < u64::from(config.message_max_bytes) => {
-                found.push(Weakness::MaxMessage { topic, value, ours: config.message_max_bytes });
-            }
-            _ => {}
-        }
-    }
-    Ok(found)
-}
-
-fn number(settings: &ConfigResource, name: &str) -> Option<u64> {
-    settings.get(name)?.value.as_ref()?.parse().ok()
-}
-
-fn admin(config: &BusConfig) -> Result<AdminClient<Voice>, BusError> {
+pub(crate) fn admin(config: &BusConfig) -> Result<AdminClient<Voice>, BusError> {
     config.client()?.create_with_context(Voice::default()).map_err(BusError::Client)
 }
 
-struct Found {
-    name: String,
-    partitions: usize,
+pub(crate) struct Found {
+    pub(crate) name: String,
+    pub(crate) partitions: usize,
     /// Of the partition that has fewest.
-    copies: usize,
+    pub(crate) copies: usize,
+}
+
+/// What brokers say of themselves.
+pub(crate) struct Cluster {
+    pub(crate) topics: Vec<Found>,
+    pub(crate) brokers: Vec<i32>,
 }
 
 /// All topics that there are.
 async fn topics(config: &BusConfig) -> Result<Vec<Found>, BusError> {
+    Ok(cluster(config).await?.topics)
+}
+
+pub(crate) async fn cluster(config: &BusConfig) -> Result<Cluster, BusError> {
     debug_assert!(
         config.kind == BusKind::Kafka || config.brokers.len() == 1,
         "an embedded broker has its address set"
@@ -305,7 +231,8 @@ async fn topics(config: &BusConfig) -> Result<Vec<Found>, BusError> {
             partitions: topic.partitions().len(),
             copies: topic.partitions().iter().map(|partition| partition.replicas().len()).min().unwrap_or(0),
         });
-        Ok(found.collect())
+        let brokers = metadata.brokers().iter().map(|broker| broker.id()).collect();
+        Ok(Cluster { topics: found.collect(), brokers })
     });
     asked.await.expect("asking for metadata does not panic, and nobody cancels it")
 }

@@ -193,6 +193,7 @@ macro_rules! suite {
                 let config = BusConfig {
                     brokers: kafka.bootstrap().split(',').map(str::to_owned).collect(),
                     topic_prefix: sluice_test_env::unique("bus"),
+                    slots: 4,
                     ..BusConfig::default()
                 };
                 let runtime =

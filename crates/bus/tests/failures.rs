@@ -23,6 +23,7 @@ fn config(bootstrap: &str) -> BusConfig {
     BusConfig {
         brokers: bootstrap.split(',').map(str::to_owned).collect(),
         topic_prefix: unique("bus"),
+        slots: 4,
         ..BusConfig::default()
     }
 }
@@ -163,7 +164,10 @@ fn topics_are_made_once_with_their_settings_and_keep_their_partitions() {
     let mut made = runtime.block_on(apply(&config, options(3, 1))).expect("topics");
     made.sort_unstable();
     let prefix = &config.topic_prefix;
-    assert_eq!(made, ["dlq", "lifecycle", "security", "telemetry"].map(|name| format!("{prefix}.{name}")));
+    assert_eq!(
+        made,
+        ["dlq", "ledger", "lifecycle", "security", "telemetry"].map(|name| format!("{prefix}.{name}"))
+    );
     assert_eq!(runtime.block_on(apply(&config, options(3, 1))).expect("again"), Vec::<String>::new());
     let refused = runtime.block_on(apply(&config, options(5, 1))).expect_err("other partitions");
     assert!(matches!(refused, BusError::Partitions { found: 3, wanted: 5, .. }), "{refused}");
@@ -178,12 +182,37 @@ fn topics_are_made_once_with_their_settings_and_keep_their_partitions() {
 }
 
 #[test]
-fn one_copy_is_told_as_a_weakness() {
+fn one_copy_and_a_short_ledger_are_told_as_weaknesses() {
     let kafka = Kafka::shared().expect("a Kafka");
     let config = with_topics(&kafka.bootstrap(), 1, 1);
     let found = runtime().block_on(weaknesses(&config)).expect("described");
     assert!(found.iter().any(|w| matches!(w, Weakness::Copies { copies: 1, .. })), "{found:?}");
     assert!(found.iter().any(|w| matches!(w, Weakness::InSync { value: 1, .. })), "{found:?}");
+    let later = |w: &Weakness| matches!(w, Weakness::Retention { .. } | Weakness::Unverified { .. });
+    assert!(!found.iter().any(later), "as we make it, with a broker of today: {found:?}");
+    let ledger = format!("{}.ledger", config.topic_prefix);
+    let args = ["--bootstrap-server", &kafka.bootstrap(), "--alter", "--topic", &ledger];
+    let args = [&args[..], &["--add-config", "retention.ms=10800000"]].concat();
+    Kafka::tool("kafka.admin.ConfigCommand", &args, TOOL_LIMIT).expect("altered");
+    let found = runtime().block_on(weaknesses(&config)).expect("described");
+    let short = Weakness::Retention { topic: ledger, hours: 3 };
+    assert!(found.contains(&short), "{short:?} in {found:?}");
+}
+
+#[test]
+fn broker_that_does_not_verify_transactions_is_told_as_a_weakness() {
+    let off = ("transaction.partition.verification.enable".to_owned(), "false".to_owned());
+    let kafka =
+        Kafka::start(KafkaOptions { properties: vec![off], ..KafkaOptions::default() }).expect("a Kafka");
+    let config = with_topics(&kafka.bootstrap(), 1, 1);
+    let found = runtime().block_on(weaknesses(&config)).expect("described");
+    assert!(found.contains(&Weakness::Unverified { broker: 1 }), "{found:?}");
+    let without = BusConfig { guarantee: Some(sluice_bus::Guarantee::AtLeastOnce), ..config };
+    let found = runtime().block_on(weaknesses(&without)).expect("described");
+    assert!(
+        !found.iter().any(|w| matches!(w, Weakness::Unverified { .. })),
+        "nothing depends on it: {found:?}"
+    );
 }
 
 #[test]

@@ -172,7 +172,10 @@ fn go_on(mut state: LedgerState, records: &[Vec<u8>]) -> LedgerState {
     state
 }
 
-fn known(state: &LedgerState) -> (u32, BTreeMap<SessionKey, SessionState>) {
+/// Generation and sessions.
+type Known = (u32, BTreeMap<SessionKey, SessionState>);
+
+fn known(state: &LedgerState) -> Known {
     (state.generation(), state.sessions().map(|state| (state.session, *state)).collect())
 }
 
@@ -248,7 +251,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 }
 
 /// The records of a life, and what its owner knew after each.
-fn live(steps: &[Step]) -> (Vec<Vec<u8>>, Vec<(u32, BTreeMap<SessionKey, SessionState>)>) {
+fn live(steps: &[Step]) -> (Vec<Vec<u8>>, Vec<Known>) {
     let (mut records, mut known) = (Vec::new(), Vec::new());
     let (mut generation, mut opened) = (0, 0_u16);
     let mut sessions: BTreeMap<SessionKey, SessionState> = BTreeMap::new();

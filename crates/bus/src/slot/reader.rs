@@ -11,6 +11,7 @@ use super::adopt::AdoptError;
 use crate::client::Voice;
 use crate::ledger::{LedgerError, LedgerRecord, LedgerState, OwnerMark, Snapshot};
 use crate::tail::passes;
+use crate::writer::{Verdict, code_of, judge};
 use crate::{BusConfig, BusError, Topic, TopicNames};
 
 /// How long brokers may take to answer when the reader is made.
@@ -23,7 +24,6 @@ const LOOK: Duration = Duration::from_millis(50);
 pub struct LedgerReader {
     consumer: BaseConsumer<Voice>,
     topic: String,
-    brokers: String,
     slots: u16,
 }
 
@@ -53,19 +53,20 @@ impl LedgerReader {
         let consumer: BaseConsumer<Voice> =
             config.ledger_reader()?.create_with_context(Voice::default()).map_err(BusError::Client)?;
         let topic = TopicNames::new(&config.topic_prefix).of(Topic::Ledger).to_owned();
-        let brokers = config.brokers.join(",");
         let metadata = consumer
             .fetch_metadata(Some(&topic), ANSWER_WITHIN)
-            .map_err(|source| BusError::Unreachable { brokers: brokers.clone(), source })?;
+            .map_err(|source| BusError::Unreachable { brokers: config.brokers.join(","), source })?;
         let found = metadata.topics().first().filter(|found| found.error().is_none());
         let slots = found.map_or(0, |found| found.partitions().len());
         if slots == 0 {
             return Err(BusError::TopicMissing(topic));
         }
         let slots = u16::try_from(slots).unwrap_or(u16::MAX);
-        let reader = Self { consumer, topic, brokers, slots };
-        // The first question to a partition's leader opens the connection to it.
-        reader.oldest(0, ANSWER_WITHIN)?;
+        let reader = Self { consumer, topic, slots };
+        // The first question to a partition's leader opens the connection to it. A topic just made may have none yet.
+        if let Err(error) = reader.watermark(0, ANSWER_WITHIN) {
+            tracing::debug!(%error, "the ledger's reader starts cold");
+        }
         Ok(reader)
     }
 
@@ -104,7 +105,7 @@ impl LedgerReader {
         let had_snapshot = snapshot.is_some();
         let mut start = match snapshot {
             Some(snapshot) => {
-                let oldest = self.oldest(slot, remaining(until)?)?;
+                let oldest = self.oldest(slot, until)?;
                 let newest = owner_hint.unwrap_or(i64::MAX);
                 Some(snapshot).filter(|snapshot| (oldest..=newest).contains(&snapshot.offset))
             }
@@ -173,10 +174,21 @@ impl LedgerReader {
     }
 
     /// The offset at which the partition begins.
-    fn oldest(&self, slot: u16, within: Duration) -> Result<i64, BusError> {
-        let watermarks = self.consumer.fetch_watermarks(&self.topic, i32::from(slot), within);
-        let unreachable = |source| BusError::Unreachable { brokers: self.brokers.clone(), source };
-        watermarks.map(|(oldest, _)| oldest).map_err(unreachable)
+    fn oldest(&self, slot: u16, until: Instant) -> Result<i64, AdoptError> {
+        loop {
+            match self.watermark(slot, remaining(until)?) {
+                Ok(oldest) => return Ok(oldest),
+                // Its leader moves.
+                Err(error) if judge(code_of(&error)) == Verdict::Again => {
+                    std::thread::sleep(LOOK.min(remaining(until)?));
+                }
+                Err(error) => return Err(AdoptError::Read(error)),
+            }
+        }
+    }
+
+    fn watermark(&self, slot: u16, within: Duration) -> Result<i64, KafkaError> {
+        self.consumer.fetch_watermarks(&self.topic, i32::from(slot), within).map(|(oldest, _)| oldest)
     }
 }
 

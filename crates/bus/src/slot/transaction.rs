@@ -16,6 +16,9 @@ const CALL: Duration = Duration::from_millis(500);
 /// How long librdkafka may take to put down what it has reported.
 const PUT_DOWN: Duration = Duration::from_micros(20);
 
+/// Batches that are tried in one transaction when a culprit is looked for.
+const BATCHES: usize = 16;
+
 /// Why no more is committed.
 #[derive(Debug)]
 pub(super) enum End {
@@ -152,35 +155,65 @@ impl Publisher {
 
     /// Finds the culprits among records that were refused together, in transactions that are aborted: what is found innocent gets in
     /// with the next one, in its order.
+    ///
+    /// A transaction that fails costs librdkafka a new epoch of its producer, half a second or more; one more batch costs a round trip.
+    /// So each transaction tries many batches, one after the other, and the one that fails is looked at more closely.
     fn convict(&mut self, suspected: Vec<Place>, rounds: &mut Rounds) -> Result<(), End> {
-        let mut parts = halves(suspected);
+        let mut parts = vec![suspected];
         let mut largest = 1;
-        while let Some(part) = parts.pop() {
-            self.begin()?;
-            self.try_all(&part, false)?;
-            self.abort()?;
-            if part.iter().all(|&place| self.is_taken(place)) {
-                largest = largest.max(part.len());
+        while let Some(mut part) = parts.pop() {
+            let size = part.len().div_ceil(BATCHES).max(1);
+            let innocent = self.probe(&part, size)?;
+            if innocent > 0 {
+                largest = largest.max(size.min(innocent));
+            }
+            part.drain(..innocent);
+            if part.is_empty() {
                 continue;
             }
-            let failed = part.iter().find_map(|&place| match self.entry(place).answer {
-                Answer::Failed { code, .. } => {
-                    Some((code, judge(code))).filter(|(_, v)| *v != Verdict::Again)
-                }
-                _ => None,
+            let later = part.split_off(size.min(part.len()));
+            let answers = part.iter().map(|&place| self.entry(place).answer);
+            let failed = answers.filter_map(|answer| match answer {
+                Answer::Failed { code, .. } => Some((code, judge(code))),
+                Answer::None | Answer::Taken => None,
             });
-            match (failed, part.as_slice()) {
+            let failed = failed.into_iter().find(|(_, verdict)| *verdict != Verdict::Again);
+            let again = match (failed, part.as_slice()) {
+                // Nothing was said of the records themselves.
                 (None, _) => {
                     self.wait_a_while()?;
-                    parts.push(part);
+                    true
                 }
-                (Some((code, Verdict::Refuse(refusal))), &[alone]) => self.step_down(alone, code, refusal),
-                (Some((code, _)), &[alone]) => self.step_down(alone, code, Refusal::Unclassified),
-                (Some(_), _) => parts.append(&mut halves(part)),
-            }
+                (Some((code, Verdict::Refuse(refusal))), &[alone]) => {
+                    self.step_down(alone, code, refusal);
+                    false
+                }
+                (Some((code, _)), &[alone]) => {
+                    self.step_down(alone, code, Refusal::Unclassified);
+                    false
+                }
+                (Some(_), _) => true,
+            };
+            let left = [Some(later), again.then_some(part)];
+            parts.extend(left.into_iter().flatten().filter(|part| !part.is_empty()));
         }
         rounds.0 = rounds.0.min(largest);
         Ok(())
+    }
+
+    /// Produces records in batches of a size until one fails, and takes it all back; returns how many were taken before.
+    fn probe(&mut self, part: &[Place], size: usize) -> Result<usize, End> {
+        self.begin()?;
+        let mut innocent = 0;
+        for batch in part.chunks(size) {
+            self.try_all(batch, false)?;
+            if batch.iter().any(|&place| !self.is_taken(place)) {
+                break;
+            }
+            innocent += batch.len();
+        }
+        self.abort()?;
+        Ok(innocent)
     }
 
     fn tell_transaction_waiting(&self, all: &[Place]) {
@@ -269,14 +302,6 @@ impl Publisher {
             None => SlotLost::Fatal { code: RDKafkaErrorCode::Fatal.to_string(), reason: String::new() },
         }
     }
-}
-
-fn halves(mut part: Vec<Place>) -> Vec<Vec<Place>> {
-    if part.len() < 2 {
-        return vec![part];
-    }
-    let second = part.split_off(part.len() / 2);
-    vec![second, part]
 }
 
 pub(super) fn is_retriable(error: &KafkaError) -> bool {
