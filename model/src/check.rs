@@ -48,12 +48,25 @@ where
     M::State: Hash + Debug + Clone + PartialEq + Send + Sync + 'static,
     M::Action: Debug + Clone + PartialEq + Send + Sync + 'static,
 {
-    let wanted = || HasDiscoveries::AllOf(BTreeSet::from([invariant.name()]));
+    breaks_property(name, model, invariant.name())
+}
+
+/// The same for a property that is no invariant of all models.
+///
+/// # Panics
+/// Like [`breaks`].
+pub fn breaks_property<M>(name: &str, model: M, property: &'static str) -> Vec<M::Action>
+where
+    M: Model + Clone + Send + Sync + 'static,
+    M::State: Hash + Debug + Clone + PartialEq + Send + Sync + 'static,
+    M::Action: Debug + Clone + PartialEq + Send + Sync + 'static,
+{
+    let wanted = || HasDiscoveries::AllOf(BTreeSet::from([property]));
     let checker = model.clone().checker().finish_when(wanted()).spawn_bfs().join();
     let states = checker.unique_state_count();
-    let Some(mut path) = checker.discovery(invariant.name()) else {
+    let Some(mut path) = checker.discovery(property) else {
         let others: Vec<_> = checker.discoveries().into_keys().collect();
-        panic!("{name}: {} holds in all {states} states; broken instead: {others:?}", invariant.name());
+        panic!("{name}: {property} holds in all {states} states; broken instead: {others:?}");
     };
     // The checker keeps the last trace it met in a block of states, not the first: ask for shorter ones. A path counts
     // its initial state, and the limit is exclusive.
@@ -61,13 +74,13 @@ where
         let limit = path.clone().into_actions().len() + 1;
         let checker =
             model.clone().checker().finish_when(wanted()).target_max_depth(limit).spawn_bfs().join();
-        match checker.discovery(invariant.name()) {
+        match checker.discovery(property) {
             Some(shorter) => path = shorter,
             None => break,
         }
     }
     let actions = path.into_actions();
-    println!("{name}: {} breaks in {} steps ({states} states)", invariant.name(), actions.len());
+    println!("{name}: {} breaks in {} steps ({states} states)", property, actions.len());
     for (step, action) in actions.iter().enumerate() {
         println!("  {:2}. {action:?}", step + 1);
     }

@@ -45,6 +45,36 @@ pub enum Defence {
     ConsumedMarked,
     /// Open transactions end by time-out. Without: one of a stopped writer stays open.
     TransactionTimeout,
+    /// UTACK of a fragment after its entry is committed. Without: when it is taken.
+    FragmentAckAfterCommit,
+    /// An adopter that finds an open fragment never accepts the number right after it.
+    InterruptedRefused,
+    /// A frame that does not follow a fragment directly begins a new message.
+    GapBeginsAnew,
+    /// A frame continues a message only if the fragment before it has been acked: otherwise the device has given that
+    /// one up, and this is another message.
+    ContinuesWhatIsAcked,
+    /// A fragment committed when the device's patience is over counts as one whose message broke off: its UTACK finds
+    /// the device with another message.
+    LateFragmentBroken,
+    /// Ids hold the rekey epoch. Without: session and sequence.
+    EpochInId,
+    /// A REKEY takes effect after its keys are in Redis.
+    RekeyPersistedFirst,
+    /// A REKEY takes effect after its epoch is in the ledger.
+    RekeyJournaledFirst,
+    /// A session record older than the ledger's epoch closes the session. Without: it is used.
+    OlderRecordCloses,
+    /// The ledger names the REKEY that began the epoch, and a record of another one closes the session.
+    RekeyNamed,
+    /// Redis refuses a session record of a writer whose generation is lower than that of the record it has.
+    RecordWritesFenced,
+    /// An address is adopted after two new frames. Without: after one.
+    AddressNeedsTwo,
+    /// After a handover an address counts only by the UTACK of a PING sent to it.
+    HandedOverNeedsProof,
+    /// A UTACK goes to the source of the datagram it answers. Without: to the settled address.
+    AckToItsSource,
 }
 
 /// The defences a model runs with.
