@@ -25,12 +25,18 @@ impl PlantedKeys {
 }
 
 impl Provider for PlantedKeys {
-    fn x25519_public(private: &Secret<32>) -> [u8; 32] {
-        RustCrypto::x25519_public(private)
+    type KeyPair = <RustCrypto as Provider>::KeyPair;
+
+    fn key_pair(private: &Secret<32>) -> Self::KeyPair {
+        RustCrypto::key_pair(private)
     }
 
-    fn x25519(private: &Secret<32>, public: &[u8; 32]) -> Result<Secret<32>, LowOrderPoint> {
-        RustCrypto::x25519(private, public)
+    fn public_key(pair: &Self::KeyPair) -> [u8; 32] {
+        RustCrypto::public_key(pair)
+    }
+
+    fn agree(pair: &Self::KeyPair, public: &[u8; 32]) -> Result<Secret<32>, LowOrderPoint> {
+        RustCrypto::agree(pair, public)
     }
 
     fn seal(key: &Secret<32>, nonce: &[u8; 12], aad: &[u8], in_out: &mut [u8]) -> [u8; 16] {
@@ -85,17 +91,23 @@ fn fake_tag(key: &Secret<32>) -> [u8; 16] {
 }
 
 impl Provider for FakeCrypto {
-    fn x25519_public(private: &Secret<32>) -> [u8; 32] {
-        fold(&[b"public", private.expose()])
+    type KeyPair = Secret<32>;
+
+    fn key_pair(private: &Secret<32>) -> Secret<32> {
+        private.duplicate()
+    }
+
+    fn public_key(pair: &Secret<32>) -> [u8; 32] {
+        fold(&[b"public", pair.expose()])
     }
 
     /// Refuses the all-zero key as a stand-in for low order; otherwise depends on the public keys of both sides only, so that
     /// both get the same.
-    fn x25519(private: &Secret<32>, public: &[u8; 32]) -> Result<Secret<32>, LowOrderPoint> {
+    fn agree(pair: &Secret<32>, public: &[u8; 32]) -> Result<Secret<32>, LowOrderPoint> {
         if public == &[0; 32] {
             return Err(LowOrderPoint);
         }
-        let own = Self::x25519_public(private);
+        let own = Self::public_key(pair);
         Ok(Secret::new(core::array::from_fn(|i| own[i] ^ public[i])))
     }
 

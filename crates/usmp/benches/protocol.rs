@@ -147,9 +147,10 @@ fn handshake<P: Provider>(criterion: &mut Criterion, best: &Best, group: &str) {
     });
     let (client_input, server_input, info) = ([1; 106], [2; 116], [3; 71]);
     best.bench(criterion, group, "bare handshake", 0, || {
-        black_box(P::x25519_public(black_box(&private_s)));
+        let pair = P::key_pair(black_box(&private_s));
+        black_box(P::public_key(&pair));
         black_box(P::hmac_sha256(&PSK, &[black_box(&client_input)]));
-        let shared = P::x25519(&private_s, black_box(&pub_c)).expect("a good point");
+        let shared = P::agree(&pair, black_box(&pub_c)).expect("a good point");
         let mut okm = [0; 64];
         P::hkdf_sha256(&nonce, shared.expose(), &[black_box(&info)], &mut okm);
         black_box(P::hmac_sha256(&PSK, &[black_box(&server_input)]));

@@ -10,10 +10,6 @@ use crate::Secret;
 #[derive(Debug, Clone, Copy, Default)]
 pub struct AwsLc;
 
-fn private_key(private: &Secret<32>) -> PrivateKey {
-    PrivateKey::from_private_key(&X25519, private.expose()).expect("any 32 bytes are an X25519 private key")
-}
-
 fn sealing_key(key: &Secret<32>) -> LessSafeKey {
     LessSafeKey::new(UnboundKey::new(&AES_256_GCM, key.expose()).expect("any 32 bytes are an AES-256 key"))
 }
@@ -27,22 +23,25 @@ impl KeyType for Length {
 }
 
 impl Provider for AwsLc {
-    fn x25519_public(private: &Secret<32>) -> [u8; 32] {
-        let public = private_key(private).compute_public_key().expect("a private key has a public one");
+    /// The library wipes what it frees.
+    type KeyPair = PrivateKey;
+
+    fn key_pair(private: &Secret<32>) -> PrivateKey {
+        PrivateKey::from_private_key(&X25519, private.expose())
+            .expect("any 32 bytes are an X25519 private key")
+    }
+
+    fn public_key(pair: &PrivateKey) -> [u8; 32] {
+        let public = pair.compute_public_key().expect("a private key has a public one");
         public.as_ref().try_into().expect("an X25519 public key has 32 bytes")
     }
 
-    fn x25519(private: &Secret<32>, public: &[u8; 32]) -> Result<Secret<32>, LowOrderPoint> {
+    fn agree(pair: &PrivateKey, public: &[u8; 32]) -> Result<Secret<32>, LowOrderPoint> {
         // AWS-LC itself refuses the all-zero result.
-        agreement::agree(
-            &private_key(private),
-            UnparsedPublicKey::new(&X25519, public),
-            LowOrderPoint,
-            |shared| {
-                let shared = shared.try_into().expect("an X25519 secret has 32 bytes");
-                Ok(Secret::new(shared))
-            },
-        )
+        agreement::agree(pair, UnparsedPublicKey::new(&X25519, public), LowOrderPoint, |shared| {
+            let shared = shared.try_into().expect("an X25519 secret has 32 bytes");
+            Ok(Secret::new(shared))
+        })
     }
 
     fn seal(key: &Secret<32>, nonce: &[u8; 12], aad: &[u8], in_out: &mut [u8]) -> [u8; 16] {

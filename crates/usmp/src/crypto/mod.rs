@@ -14,15 +14,37 @@ pub use rustcrypto::RustCrypto;
 
 /// A set of primitives. Machines take it as a type parameter, so that the choice costs nothing at run time.
 pub trait Provider {
-    /// The public key of an X25519 private key (RFC 7748).
-    fn x25519_public(private: &Secret<32>) -> [u8; 32];
+    /// An X25519 private key with what is worth keeping beside it, so that the public key is derived once. Its secret is wiped
+    /// when it is dropped.
+    type KeyPair;
 
-    /// The shared secret of a private and a peer's public key (RFC 7748); a non-canonical public key is reduced.
+    /// Prepares a private key: any 32 bytes (RFC 7748). The same bytes give the same key pair.
+    fn key_pair(private: &Secret<32>) -> Self::KeyPair;
+
+    /// The public key of a pair.
+    fn public_key(pair: &Self::KeyPair) -> [u8; 32];
+
+    /// The shared secret of a pair and a peer's public key (RFC 7748); a non-canonical public key is reduced.
     ///
     /// # Errors
     ///
     /// [`LowOrderPoint`] when the result is all zero.
-    fn x25519(private: &Secret<32>, public: &[u8; 32]) -> Result<Secret<32>, LowOrderPoint>;
+    fn agree(pair: &Self::KeyPair, public: &[u8; 32]) -> Result<Secret<32>, LowOrderPoint>;
+
+    /// The public key of a private key that is needed for nothing else.
+    #[must_use]
+    fn x25519_public(private: &Secret<32>) -> [u8; 32] {
+        Self::public_key(&Self::key_pair(private))
+    }
+
+    /// The shared secret of a private key that is needed for nothing else.
+    ///
+    /// # Errors
+    ///
+    /// As [`agree`](Self::agree).
+    fn x25519(private: &Secret<32>, public: &[u8; 32]) -> Result<Secret<32>, LowOrderPoint> {
+        Self::agree(&Self::key_pair(private), public)
+    }
 
     /// Encrypts in place with AES-256-GCM and returns the tag.
     fn seal(key: &Secret<32>, nonce: &[u8; 12], aad: &[u8], in_out: &mut [u8]) -> [u8; 16];

@@ -14,12 +14,19 @@ use crate::Secret;
 pub struct RustCrypto;
 
 impl Provider for RustCrypto {
-    fn x25519_public(private: &Secret<32>) -> [u8; 32] {
-        PublicKey::from(&StaticSecret::from(*private.expose())).to_bytes()
+    /// It wipes itself. The public key is derived when asked for, which is once in a handshake.
+    type KeyPair = StaticSecret;
+
+    fn key_pair(private: &Secret<32>) -> StaticSecret {
+        StaticSecret::from(*private.expose())
     }
 
-    fn x25519(private: &Secret<32>, public: &[u8; 32]) -> Result<Secret<32>, LowOrderPoint> {
-        let shared = StaticSecret::from(*private.expose()).diffie_hellman(&PublicKey::from(*public));
+    fn public_key(pair: &StaticSecret) -> [u8; 32] {
+        PublicKey::from(pair).to_bytes()
+    }
+
+    fn agree(pair: &StaticSecret, public: &[u8; 32]) -> Result<Secret<32>, LowOrderPoint> {
+        let shared = pair.diffie_hellman(&PublicKey::from(*public));
         if shared.as_bytes().ct_eq(&[0; 32]).into() {
             return Err(LowOrderPoint);
         }

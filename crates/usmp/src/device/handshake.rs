@@ -9,18 +9,23 @@ use crate::wire::{Challenge, FrameType, Hello, HelloAck, HelloRetry, SessionOk};
 use crate::{DeviceId, Secret, SessionId};
 
 /// HELLO went out; CHALLENGE, or HELLO_RETRY before it, is to come.
-pub(super) struct AwaitChallenge<P> {
+pub(super) struct AwaitChallenge<P: Provider> {
     psk: Psk,
-    private: Secret<32>,
+    pair: P::KeyPair,
     hello: Hello,
     numbers: HandshakeNumbers,
-    provider: PhantomData<fn() -> P>,
 }
 
 impl<P: Provider> AwaitChallenge<P> {
-    pub(super) fn new(device_id: DeviceId, psk: Psk, private: Secret<32>, numbers: HandshakeNumbers) -> Self {
-        let hello = Hello { seq: 0, device_id, public_key: P::x25519_public(&private), cookie: None };
-        Self { psk, private, hello, numbers, provider: PhantomData }
+    pub(super) fn new(
+        device_id: DeviceId,
+        psk: Psk,
+        private: &Secret<32>,
+        numbers: HandshakeNumbers,
+    ) -> Self {
+        let pair = P::key_pair(private);
+        let hello = Hello { seq: 0, device_id, public_key: P::public_key(&pair), cookie: None };
+        Self { psk, pair, hello, numbers }
     }
 
     pub(super) const fn seq(&self) -> u32 {
@@ -53,7 +58,7 @@ impl<P: Provider> AwaitChallenge<P> {
         self,
         challenge: &Challenge,
     ) -> Result<AwaitSessionOk<P>, (Self, LowOrderPoint)> {
-        let shared = match P::x25519(&self.private, &challenge.public_key) {
+        let shared = match P::agree(&self.pair, &challenge.public_key) {
             Ok(shared) => shared,
             Err(error) => return Err((self, error)),
         };

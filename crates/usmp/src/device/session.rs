@@ -126,10 +126,12 @@ mod tests {
     struct NoCrypto;
 
     impl Provider for NoCrypto {
-        fn x25519_public(_: &Secret<32>) -> [u8; 32] {
+        type KeyPair = ();
+        fn key_pair(_: &Secret<32>) {}
+        fn public_key((): &()) -> [u8; 32] {
             [0; 32]
         }
-        fn x25519(_: &Secret<32>, _: &[u8; 32]) -> Result<Secret<32>, crate::crypto::LowOrderPoint> {
+        fn agree((): &(), _: &[u8; 32]) -> Result<Secret<32>, crate::crypto::LowOrderPoint> {
             Ok(Secret::zeroed())
         }
         fn seal(_: &Secret<32>, _: &[u8; 12], _: &[u8], _: &mut [u8]) -> [u8; 16] {
@@ -159,7 +161,7 @@ mod tests {
         let hello = AwaitChallenge::<NoCrypto>::new(
             crate::DeviceId([0; 6]),
             psk,
-            Secret::zeroed(),
+            &Secret::zeroed(),
             HandshakeNumbers::Counted,
         );
         let challenge = Challenge { nonce: [0; 32], public_key: [0; 32] };

@@ -19,7 +19,7 @@ use crate::{DeviceId, Secret, SessionId};
 ///
 /// There is no acknowledgement: [`Event::Sent`] says that the bytes went to the transport. Whatever is wrong in the stream
 /// ends the connection, without a word on the wire (WIRE.md section 10).
-pub struct TcpDevice<P, const TX: usize = MAX_MESSAGE, const RX: usize = MAX_MESSAGE> {
+pub struct TcpDevice<P: Provider, const TX: usize = MAX_MESSAGE, const RX: usize = MAX_MESSAGE> {
     config: Config,
     phase: Phase<P>,
     /// Whether the frame of the handshake's current step is still to be sent.
@@ -37,7 +37,7 @@ pub struct TcpDevice<P, const TX: usize = MAX_MESSAGE, const RX: usize = MAX_MES
     filled: usize,
 }
 
-enum Phase<P> {
+enum Phase<P: Provider> {
     Hello(AwaitChallenge<P>),
     HelloAck(AwaitSessionOk<P>),
     Live(Session<P>),
@@ -55,7 +55,7 @@ impl<P: Provider, const TX: usize, const RX: usize> TcpDevice<P, TX, RX> {
         private_key: Secret<32>,
         config: Config,
     ) -> Self {
-        let hello = AwaitChallenge::new(device_id, psk, private_key, config.handshake_numbers);
+        let hello = AwaitChallenge::new(device_id, psk, &private_key, config.handshake_numbers);
         Self {
             phase: Phase::Hello(hello),
             step_due: true,
@@ -407,7 +407,7 @@ impl<P: Provider, const TX: usize, const RX: usize> TcpDevice<P, TX, RX> {
     }
 }
 
-impl<P, const TX: usize, const RX: usize> fmt::Debug for TcpDevice<P, TX, RX> {
+impl<P: Provider, const TX: usize, const RX: usize> fmt::Debug for TcpDevice<P, TX, RX> {
     /// Shows the state and neither keys nor messages.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let phase = match self.phase {

@@ -23,7 +23,7 @@ pub(super) const LINGER: Duration = Duration::from_secs(15);
 ///
 /// Each frame is sent until its UTACK comes, five times at most, one frame at a time. Frames of the server are taken within a
 /// window of 64 sequence numbers and acknowledged after authentication, never before.
-pub struct UdpDevice<P, const TX: usize = MAX_MESSAGE, const RX: usize = MAX_MESSAGE> {
+pub struct UdpDevice<P: Provider, const TX: usize = MAX_MESSAGE, const RX: usize = MAX_MESSAGE> {
     pub(super) config: Config,
     pub(super) phase: Phase<P>,
     pub(super) flight: Option<Flight>,
@@ -46,7 +46,7 @@ pub struct UdpDevice<P, const TX: usize = MAX_MESSAGE, const RX: usize = MAX_MES
     pub(super) inbox: Inbox<RX>,
 }
 
-pub(super) enum Phase<P> {
+pub(super) enum Phase<P: Provider> {
     Hello(AwaitChallenge<P>),
     HelloAck(AwaitSessionOk<P>),
     Live(Session<P>),
@@ -89,7 +89,7 @@ impl<P: Provider, const TX: usize, const RX: usize> UdpDevice<P, TX, RX> {
         private_key: Secret<32>,
         config: Config,
     ) -> Self {
-        let hello = AwaitChallenge::new(device_id, psk, private_key, config.handshake_numbers);
+        let hello = AwaitChallenge::new(device_id, psk, &private_key, config.handshake_numbers);
         Self {
             flight: Some(Flight::new(FrameType::Hello, hello.seq())),
             phase: Phase::Hello(hello),
@@ -413,7 +413,7 @@ impl<P: Provider, const TX: usize, const RX: usize> UdpDevice<P, TX, RX> {
     }
 }
 
-impl<P, const TX: usize, const RX: usize> fmt::Debug for UdpDevice<P, TX, RX> {
+impl<P: Provider, const TX: usize, const RX: usize> fmt::Debug for UdpDevice<P, TX, RX> {
     /// Shows the state and neither keys nor messages.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let phase = match self.phase {

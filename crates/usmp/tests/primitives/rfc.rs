@@ -65,6 +65,12 @@ fn rfc_7748_diffie_hellman<P: Provider>() {
     let shared = "4a5d9d5ba4ce2de1728e3bf480350f25e07e21c947d19e3376f09b3c1e161742";
     assert_eq!(hex::encode(P::x25519(&alice, &bob_public).expect("a good point").expose()), shared);
     assert_eq!(hex::encode(P::x25519(&bob, &alice_public).expect("a good point").expose()), shared);
+    // One prepared key serves for its public key and for every exchange.
+    let pair = P::key_pair(&alice);
+    for _ in 0..2 {
+        assert_eq!(P::public_key(&pair), alice_public);
+        assert_eq!(hex::encode(P::agree(&pair, &bob_public).expect("a good point").expose()), shared);
+    }
 }
 
 /// Points of order 1, 2, 4 and 8, canonical and not, with and without the top bit.

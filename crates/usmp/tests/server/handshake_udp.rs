@@ -1,6 +1,8 @@
 //! WIRE.md sections 5, 11.3, 11.5 and 12 (rules 9 and 10), and weaknesses W6, W7, W15 to W17, W20.
 
-use usmp::crypto::{LowOrderPoint, Provider as _, RustCrypto};
+use std::cell::Cell;
+
+use usmp::crypto::{LowOrderPoint, Provider, RustCrypto};
 use usmp::server::*;
 use usmp::wire::{Frame, FrameType, Hello, HelloAck, SessionOk, Utack};
 use usmp::*;
@@ -192,38 +194,66 @@ fn an_unknown_device_with_a_random_key_gets_challenge_and_then_silence() {
     assert!(!handshake.is_confirming());
 }
 
+thread_local! {
+    static HMACS: Cell<u32> = const { Cell::new(0) };
+    static KEY_PAIRS: Cell<u32> = const { Cell::new(0) };
+    static PUBLIC_KEYS: Cell<u32> = const { Cell::new(0) };
+}
+
+/// Counts the work on this thread.
+struct Counting;
+
+impl Provider for Counting {
+    type KeyPair = <RustCrypto as Provider>::KeyPair;
+
+    fn key_pair(private: &Secret<32>) -> Self::KeyPair {
+        KEY_PAIRS.set(KEY_PAIRS.get() + 1);
+        RustCrypto::key_pair(private)
+    }
+
+    fn public_key(pair: &Self::KeyPair) -> [u8; 32] {
+        PUBLIC_KEYS.set(PUBLIC_KEYS.get() + 1);
+        RustCrypto::public_key(pair)
+    }
+
+    fn agree(pair: &Self::KeyPair, public: &[u8; 32]) -> Result<Secret<32>, LowOrderPoint> {
+        RustCrypto::agree(pair, public)
+    }
+    fn seal(key: &Secret<32>, nonce: &[u8; 12], aad: &[u8], in_out: &mut [u8]) -> [u8; 16] {
+        RustCrypto::seal(key, nonce, aad, in_out)
+    }
+    fn open(
+        key: &Secret<32>,
+        nonce: &[u8; 12],
+        aad: &[u8],
+        in_out: &mut [u8],
+        tag: &[u8; 16],
+    ) -> Result<(), crypto::OpenError> {
+        RustCrypto::open(key, nonce, aad, in_out, tag)
+    }
+    fn hmac_sha256(key: &[u8], parts: &[&[u8]]) -> [u8; 32] {
+        HMACS.set(HMACS.get() + 1);
+        RustCrypto::hmac_sha256(key, parts)
+    }
+    fn hkdf_sha256(salt: &[u8], ikm: &[u8], info: &[&[u8]], out: &mut [u8]) {
+        RustCrypto::hkdf_sha256(salt, ikm, info, out);
+    }
+}
+
+#[test]
+fn the_private_key_is_prepared_once_and_its_public_key_derived_once() {
+    let config = HandshakeConfig::default();
+    let mut handshake = UdpHandshake::<Counting>::start(T0, &hello(), server_private(), NONCE, 1, &config);
+    let challenge = handshake_sends(&mut handshake, T0).remove(0);
+    assert_eq!(handshake_sends(&mut handshake, T0 + millis(600)), std::slice::from_ref(&challenge));
+    let ack = hello_ack(&challenge, &PSK);
+    let proof = handshake.verify(&ack, &[&PSK]).expect("the right key");
+    handshake.accept(T0, proof, SESSION, HOME, &SessionConfig::udp()).expect("a good key");
+    assert_eq!((KEY_PAIRS.get(), PUBLIC_KEYS.get()), (1, 1));
+}
+
 #[test]
 fn known_and_unknown_devices_cost_the_same_work() {
-    use std::cell::Cell;
-    thread_local! { static HMACS: Cell<u32> = const { Cell::new(0) }; }
-    struct Counting;
-    impl crypto::Provider for Counting {
-        fn x25519_public(private: &Secret<32>) -> [u8; 32] {
-            RustCrypto::x25519_public(private)
-        }
-        fn x25519(private: &Secret<32>, public: &[u8; 32]) -> Result<Secret<32>, LowOrderPoint> {
-            RustCrypto::x25519(private, public)
-        }
-        fn seal(key: &Secret<32>, nonce: &[u8; 12], aad: &[u8], in_out: &mut [u8]) -> [u8; 16] {
-            RustCrypto::seal(key, nonce, aad, in_out)
-        }
-        fn open(
-            key: &Secret<32>,
-            nonce: &[u8; 12],
-            aad: &[u8],
-            in_out: &mut [u8],
-            tag: &[u8; 16],
-        ) -> Result<(), crypto::OpenError> {
-            RustCrypto::open(key, nonce, aad, in_out, tag)
-        }
-        fn hmac_sha256(key: &[u8], parts: &[&[u8]]) -> [u8; 32] {
-            HMACS.set(HMACS.get() + 1);
-            RustCrypto::hmac_sha256(key, parts)
-        }
-        fn hkdf_sha256(salt: &[u8], ikm: &[u8], info: &[&[u8]], out: &mut [u8]) {
-            RustCrypto::hkdf_sha256(salt, ikm, info, out);
-        }
-    }
     let config = HandshakeConfig::default();
     let mut handshake = UdpHandshake::<Counting>::start(T0, &hello(), server_private(), NONCE, 1, &config);
     let challenge = handshake_sends(&mut handshake, T0).remove(0);

@@ -17,11 +17,18 @@ thread_local! { static KEYS: RefCell<[u8; 64]> = const { RefCell::new([0; 64]) }
 struct Planted;
 
 impl Provider for Planted {
-    fn x25519_public(private: &Secret<32>) -> [u8; 32] {
-        RustCrypto::x25519_public(private)
+    type KeyPair = <RustCrypto as Provider>::KeyPair;
+
+    fn key_pair(private: &Secret<32>) -> Self::KeyPair {
+        RustCrypto::key_pair(private)
     }
-    fn x25519(private: &Secret<32>, public: &[u8; 32]) -> Result<Secret<32>, LowOrderPoint> {
-        RustCrypto::x25519(private, public)
+
+    fn public_key(pair: &Self::KeyPair) -> [u8; 32] {
+        RustCrypto::public_key(pair)
+    }
+
+    fn agree(pair: &Self::KeyPair, public: &[u8; 32]) -> Result<Secret<32>, LowOrderPoint> {
+        RustCrypto::agree(pair, public)
     }
     fn seal(key: &Secret<32>, nonce: &[u8; 12], aad: &[u8], in_out: &mut [u8]) -> [u8; 16] {
         RustCrypto::seal(key, nonce, aad, in_out)

@@ -4,7 +4,6 @@ mod tcp;
 mod udp;
 
 use core::fmt;
-use core::marker::PhantomData;
 
 use subtle::{Choice, ConditionallySelectable as _, ConstantTimeEq as _};
 
@@ -56,21 +55,21 @@ impl fmt::Display for WrongState {
 impl core::error::Error for WrongState {}
 
 /// What was said up to CHALLENGE, and the private key for what comes next.
-struct Challenged<P> {
+struct Challenged<P: Provider> {
     device_id: DeviceId,
     pub_c: [u8; 32],
-    private: Secret<32>,
+    pair: P::KeyPair,
     pub_s: [u8; 32],
     nonce: [u8; 32],
-    provider: PhantomData<fn() -> P>,
 }
 
 impl<P: Provider> Challenged<P> {
     /// Makes the key pair; the exchange waits for HELLO_ACK.
-    fn new(hello: &Hello, private: Secret<32>, nonce: [u8; 32]) -> Self {
-        let pub_s = P::x25519_public(&private);
+    fn new(hello: &Hello, private: &Secret<32>, nonce: [u8; 32]) -> Self {
+        let pair = P::key_pair(private);
+        let pub_s = P::public_key(&pair);
         let Hello { device_id, public_key: pub_c, .. } = *hello;
-        Self { device_id, pub_c, private, pub_s, nonce, provider: PhantomData }
+        Self { device_id, pub_c, pair, pub_s, nonce }
     }
 
     /// The one CHALLENGE of this handshake.
@@ -109,14 +108,14 @@ impl<P: Provider> Challenged<P> {
         proof: &Proof<'_>,
         session_id: SessionId,
     ) -> Result<(SessionKeys, SessionOk), LowOrderPoint> {
-        let shared = P::x25519(&self.private, &self.pub_c)?;
+        let shared = P::agree(&self.pair, &self.pub_c)?;
         let keys = session_keys::<P>(&shared, &self.nonce, &self.pub_c, &self.pub_s);
         let mac = server_proof::<P>(proof.psk, &self.nonce, session_id, &self.pub_c, &self.pub_s);
         Ok((keys, SessionOk { session_id, mac }))
     }
 }
 
-impl<P> fmt::Debug for Challenged<P> {
+impl<P: Provider> fmt::Debug for Challenged<P> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Challenged").field("device_id", &self.device_id).finish_non_exhaustive()
     }

@@ -29,7 +29,7 @@ pub enum TcpHandshakeStep {
     },
 }
 
-enum State<P> {
+enum State<P: Provider> {
     AwaitHello,
     /// The driver looks for keys.
     Greeted(Hello),
@@ -105,7 +105,7 @@ impl<P: Provider> TcpHandshake<P> {
     ) -> Result<usize, WrongState> {
         let State::Greeted(hello) = &self.state else { return Err(WrongState) };
         let out = out.get_mut(..CHALLENGE_FRAME).ok_or(WrongState)?;
-        let challenged = Challenged::new(hello, private, nonce);
+        let challenged = Challenged::new(hello, &private, nonce);
         let length = challenged.challenge(out).ok_or(WrongState)?;
         self.state = State::AwaitAck(challenged);
         self.step = later(now, self.config.step_timeout);

@@ -38,7 +38,7 @@ pub enum AckOutcome<'k> {
     Repeated,
 }
 
-enum State<P> {
+enum State<P: Provider> {
     Challenged(Challenged<P>),
     /// SESSION_OK is out; the session lives beside this.
     Confirming {
@@ -78,7 +78,7 @@ impl<P: Provider> UdpHandshake<P> {
         config: &HandshakeConfig,
     ) -> Self {
         Self {
-            state: State::Challenged(Challenged::new(hello, private, nonce)),
+            state: State::Challenged(Challenged::new(hello, &private, nonce)),
             device_id: hello.device_id,
             pub_c: hello.public_key,
             deadline: later(now, config.timeout),
