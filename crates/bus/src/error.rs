@@ -81,6 +81,27 @@ pub enum BusError {
     /// A topic is missing.
     #[error("topic {0} does not exist: create the topics with `sluice topics apply`")]
     TopicMissing(String),
+    /// Offsets to read from that are not in the topic.
+    #[error("cannot read topic {topic} from there: {reason}")]
+    Offsets {
+        /// The topic.
+        topic: String,
+        /// What does not fit.
+        reason: String,
+    },
+    /// Reading stopped before the end.
+    #[error(
+        "no record of topic {topic} came within {after:?}, {left} partitions are not read to their end: check that every partition has \
+         a leader, and try again"
+    )]
+    Stalled {
+        /// The topic.
+        topic: String,
+        /// Partitions not read to their end.
+        left: usize,
+        /// How long was waited.
+        after: Duration,
+    },
     /// A topic exists with another number of partitions.
     #[error(
         "topic {topic} has {found} partitions, {wanted} were asked for: the number is fixed at creation, since the order of a \

@@ -11,6 +11,7 @@
 //! doubles can happen, and what order is kept, is said at [`Writer`].
 #![warn(missing_docs)]
 
+mod audit;
 mod client;
 mod config;
 #[cfg(feature = "embedded")]
@@ -20,12 +21,14 @@ mod event;
 mod group;
 mod headers;
 mod ledger;
+mod scan;
 mod slot;
 mod tail;
 mod topics;
 mod weakness;
 mod writer;
 
+pub use audit::{Audit, AuditLimits, AuditReport, Example, Fault, Malformed};
 pub use client::KafkaFigures;
 pub use config::{
     BusConfig, BusKind, Compression, EventFormat, Guarantee, SaslMechanism, SecurityConfig, SecurityProtocol,
@@ -39,6 +42,7 @@ pub use ledger::{
     LEDGER_VERSION, LedgerEntries, LedgerEntry, LedgerError, LedgerRecord, LedgerState, MAX_ENTRY_BYTES,
     MAX_SESSIONS, Oddities, Owner, SessionKey, SessionState, Snapshot,
 };
+pub use scan::{Isolation, Scan, ScanFrom, ScanOptions, Scanned, Step};
 pub use slot::{AdoptError, Adopted, LedgerReader, SlotLost, SlotSettle, SlotWriter, adopt};
 pub use tail::{Start, Tail, TailedRecord};
 pub use topics::{ApplyOptions, Topic, TopicNames, apply, check, slots};

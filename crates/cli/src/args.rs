@@ -54,6 +54,9 @@ pub(crate) enum Command {
     /// Create the topics on the brokers.
     #[command(subcommand)]
     Topics(TopicsCommand),
+    /// Check what was published.
+    #[command(subcommand)]
+    Audit(AuditCommand),
     /// Look at the configuration.
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -259,6 +262,60 @@ pub(crate) enum TopicsCommand {
 }
 
 #[derive(Debug, Subcommand)]
+pub(crate) enum AuditCommand {
+    /// Read a topic of telemetry up to its end, and check that nothing is doubled, out of order, or another device's.
+    #[command(after_help = "Exit code: 0 nothing is wrong, 1 something is, 2 the topic could not be read.
+
+Examples:
+  sluice audit topic                             all telemetry of the running `sluice dev`
+  sluice audit topic --brokers localhost:9092 -o json
+  sluice audit topic --from 1200,940,1017        from these offsets, one per partition")]
+    Topic(AuditTopicArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct AuditTopicArgs {
+    /// Topic, by its short name or whole.
+    #[arg(long, default_value = "telemetry")]
+    pub(crate) topic: String,
+    /// Where to begin: `beginning`, or one offset per partition with commas between. What repeats an older record is not seen.
+    #[arg(long, value_name = "beginning|OFFSET,...", default_value = "beginning", value_parser = from)]
+    pub(crate) from: FromArg,
+    /// Which records: those of committed transactions, or all.
+    #[arg(long, value_enum, default_value_t = IsolationArg::ReadCommitted)]
+    pub(crate) isolation: IsolationArg,
+    /// Brokers to read from [default: those of the running `sluice dev`, or of `--config`].
+    #[arg(long, value_name = "HOST:PORT,...")]
+    pub(crate) brokers: Option<String>,
+    /// Sessions remembered at once, 200 bytes each; beyond, those without a record for longest are forgotten, and counted.
+    #[arg(long, value_name = "N", default_value_t = 500_000)]
+    pub(crate) max_sessions: usize,
+    /// Findings printed of each kind.
+    #[arg(long, value_name = "N", default_value_t = 5)]
+    pub(crate) examples: usize,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct FromArg(pub(crate) sluice_bus::ScanFrom);
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+#[value(rename_all = "snake_case")]
+pub(crate) enum IsolationArg {
+    ReadCommitted,
+    ReadUncommitted,
+}
+
+fn from(text: &str) -> Result<FromArg, String> {
+    if text == "beginning" {
+        return Ok(FromArg(sluice_bus::ScanFrom::Beginning));
+    }
+    let offsets = text.split(',').map(|offset| offset.trim().parse()).collect::<Result<_, _>>();
+    let offsets =
+        offsets.map_err(|_| "write `beginning`, or one offset per partition: 12,40,7".to_owned())?;
+    Ok(FromArg(sluice_bus::ScanFrom::Offsets(offsets)))
+}
+
+#[derive(Debug, Subcommand)]
 pub(crate) enum ConfigCommand {
     /// Print the effective configuration, secrets hidden: defaults, then the file of `--config`, then the environment.
     Print,
@@ -281,6 +338,15 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn an_audit_begins_at_the_beginning_or_at_an_offset_of_each_partition() {
+        assert_eq!(from("beginning"), Ok(FromArg(sluice_bus::ScanFrom::Beginning)));
+        assert_eq!(from("12, 0,7"), Ok(FromArg(sluice_bus::ScanFrom::Offsets(vec![12, 0, 7]))));
+        for wrong in ["", "end", "1,,2", "1;2"] {
+            assert!(from(wrong).is_err(), "{wrong}");
+        }
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! The `sluice` command: everything in one process, device simulator, fleet administration.
 
 mod args;
+mod audit;
 mod config;
 mod control;
 mod dev;
@@ -34,16 +35,18 @@ fn main() -> ExitCode {
             Command::Device(command) => device::run(&global, command).await,
             Command::Tail(args) => tail::run(&global, args).await,
             Command::Topics(command) => topics::run(&global, command).await,
+            Command::Audit(command) => return Ok(audit::run(&global, command).await),
             Command::Config(command) => config::run(&global, &command),
             Command::Completions { shell } => {
                 clap_complete::generate(shell, &mut Cli::command(), "sluice", &mut std::io::stdout());
                 Ok(())
             }
         }
+        .map(|()| ExitCode::SUCCESS)
     });
     // A blocked read of a topic must not hold up the end.
     runtime.shutdown_background();
-    outcome.map_or_else(|error| failed(&error), |()| ExitCode::SUCCESS)
+    outcome.unwrap_or_else(|error| failed(&error))
 }
 
 /// One line: what happened and what to do, the cause behind it.

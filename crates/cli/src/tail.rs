@@ -3,12 +3,11 @@
 use std::io::Write as _;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
 use serde_json::{Value, json};
 use sluice_bus::{BusConfig, Start, Tail, TailedRecord, TopicNames};
 
 use crate::args::{Global, TailArgs, TailFormat};
-use crate::control::{Answer, Info, Request, ask};
 
 /// Longest wait for a record before the end of the command is looked at.
 const WAIT: Duration = Duration::from_millis(200);
@@ -17,24 +16,13 @@ const WAIT: Duration = Duration::from_millis(200);
 const SHOWN: usize = 200;
 
 pub(crate) async fn run(global: &Global, args: TailArgs) -> Result<()> {
-    let bus = match (&args.brokers, &global.config) {
-        (None, None) => running_bus(global).await?,
-        (brokers, _) => crate::config::bus(global, brokers.as_deref())?,
-    };
+    let bus = crate::config::reachable_bus(global, args.brokers.as_deref()).await?;
     let topic = match sluice_bus::Topic::ALL.iter().find(|topic| topic.short_name() == args.topic) {
         Some(topic) => TopicNames::new(&bus.topic_prefix).of(*topic).to_owned(),
         None => args.topic.clone(),
     };
     let start = if args.from_beginning { Start::Beginning } else { Start::End };
     tokio::task::spawn_blocking(move || print_records(&bus, &topic, start, &args)).await?
-}
-
-async fn running_bus(global: &Global) -> Result<BusConfig> {
-    let folder = crate::folder::data_dir(global)?;
-    let Answer::Info(Info { kafka, .. }) = ask(&folder, Request::Info).await? else {
-        bail!("the running `sluice dev` gave an answer to another question: restart it")
-    };
-    Ok(BusConfig { brokers: vec![kafka], ..BusConfig::default() })
 }
 
 fn print_records(bus: &BusConfig, topic: &str, start: Start, args: &TailArgs) -> Result<()> {

@@ -185,6 +185,12 @@ fn a_device_is_added_sends_is_seen_and_is_revoked() {
     let mut ids: Vec<_> = records.iter().filter_map(|record| record["headers"]["ce_id"].as_str()).collect();
     ids.dedup();
     assert_eq!(ids.len(), 6, "every record has an id of its own: {tail}");
+    let audit: Value = serde_json::from_str(&dev.ok(&["audit", "topic", "-o", "json"])).expect("JSON");
+    assert_eq!(
+        (&audit["committed"], &audit["sessions"], &audit["clean"]),
+        (&6.into(), &2.into(), &true.into()),
+        "{audit}"
+    );
 
     let listed = dev.ok(&["device", "list"]);
     assert!(listed.contains("02a1b2c3d4e5  default  active"), "{listed}");
