@@ -1,6 +1,5 @@
 //! Tests of the whole crate, on every back end.
 
-mod cluster;
 mod conformance;
 mod damage;
 mod golden;
@@ -9,7 +8,6 @@ mod local;
 mod outage;
 mod properties;
 mod rollback;
-mod scenarios;
 mod secrecy;
 #[cfg(feature = "backends")]
 mod servers;
@@ -20,6 +18,8 @@ mod vectors;
 use std::time::Duration;
 
 use sluice_types::{DeviceId, Psk, TenantId};
+
+use self::conformance::{cluster, scenarios};
 
 use crate::{KekRing, KeyLookup, NewDevice, NewKey, Reason, SecretKey, Store};
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use sluice_types::{DeviceEpoch, KeyEpoch, Psk, SessionId, Timestamp};
 
-use super::{DEADLINE, eventually, id, individual, keys, psk, reason, tenant};
+use super::super::{DEADLINE, eventually, id, individual, keys, psk, reason, tenant};
 use crate::record::RecordState;
 use crate::registry::move_to;
 use crate::{
@@ -13,7 +13,7 @@ use crate::{
     StoreError, clock, derived_psk,
 };
 
-pub(super) async fn created_device_connects_under_its_key(store: Store) {
+pub(crate) async fn created_device_connects_under_its_key(store: Store) {
     let device = store.create_device(individual(1)).await.expect("created");
     assert_eq!(
         (device.state, device.profile, device.key_source),
@@ -28,7 +28,7 @@ pub(super) async fn created_device_connects_under_its_key(store: Store) {
     assert_eq!(store.device(id(1)).await.expect("an answer"), Some(device));
 }
 
-pub(super) async fn unknown_device_is_a_normal_answer(store: Store) {
+pub(crate) async fn unknown_device_is_a_normal_answer(store: Store) {
     assert!(matches!(store.handshake_keys(id(1)).await, Ok(KeyLookup::Unknown)));
     assert!(matches!(store.device(id(1)).await, Ok(None)));
     let outcome = store.revoke(id(1), &reason("")).await;
@@ -38,7 +38,7 @@ pub(super) async fn unknown_device_is_a_normal_answer(store: Store) {
     assert_eq!(store.revocations_after(LogPosition::START).await.expect("an answer").entries, []);
 }
 
-pub(super) async fn second_registration_of_an_id_is_refused(store: Store) {
+pub(crate) async fn second_registration_of_an_id_is_refused(store: Store) {
     store.create_device(individual(1)).await.expect("created");
     let again = NewDevice { tenant: tenant("other"), key: NewKey::Individual(psk(9)), ..individual(1) };
     let outcome = store.create_device(again).await;
@@ -46,7 +46,7 @@ pub(super) async fn second_registration_of_an_id_is_refused(store: Store) {
     assert_eq!(keys(&store, id(1)).await, [psk(1)]);
 }
 
-pub(super) async fn simultaneous_registrations_have_one_winner(store: Store) {
+pub(crate) async fn simultaneous_registrations_have_one_winner(store: Store) {
     let mut tasks = tokio::task::JoinSet::new();
     for byte in 1..=8 {
         let store = store.clone();
@@ -60,7 +60,7 @@ pub(super) async fn simultaneous_registrations_have_one_winner(store: Store) {
     assert_eq!(keys(&store, id(1)).await, winners);
 }
 
-pub(super) async fn rotation_keeps_the_old_key_until_it_is_retired(store: Store) {
+pub(crate) async fn rotation_keeps_the_old_key_until_it_is_retired(store: Store) {
     store.create_device(individual(1)).await.expect("created");
     let last = store.retire_key(id(1), KeyEpoch(1)).await;
     assert!(matches!(last, Err(RegistryError::LastKey(KeyEpoch(1)))), "{last:?}");
@@ -77,7 +77,7 @@ pub(super) async fn rotation_keeps_the_old_key_until_it_is_retired(store: Store)
     assert_eq!(store.add_key(id(1), &psk(5)).await.expect("added"), KeyEpoch(4));
 }
 
-pub(super) async fn simultaneous_additions_never_pass_three_keys(store: Store) {
+pub(crate) async fn simultaneous_additions_never_pass_three_keys(store: Store) {
     store.create_device(individual(1)).await.expect("created");
     let mut tasks = tokio::task::JoinSet::new();
     for byte in 2..=6 {
@@ -91,7 +91,7 @@ pub(super) async fn simultaneous_additions_never_pass_three_keys(store: Store) {
     assert_eq!(keys(&store, id(1)).await.len(), 3);
 }
 
-pub(super) async fn revoked_device_is_refused_at_once_and_logged_once(store: Store) {
+pub(crate) async fn revoked_device_is_refused_at_once_and_logged_once(store: Store) {
     store.create_device(individual(1)).await.expect("created");
     let position = store.revoke(id(1), &reason("stolen")).await.expect("revoked");
     let found = store.handshake_keys(id(1)).await;
@@ -112,7 +112,7 @@ pub(super) async fn revoked_device_is_refused_at_once_and_logged_once(store: Sto
     assert_eq!(device.reason, "stolen");
 }
 
-pub(super) async fn suspended_device_comes_back(store: Store) {
+pub(crate) async fn suspended_device_comes_back(store: Store) {
     store.create_device(individual(1)).await.expect("created");
     let away = store.set_state(id(1), DeviceState::Suspended, &reason("in repair")).await.expect("suspended");
     assert!(away.is_some());
@@ -126,7 +126,7 @@ pub(super) async fn suspended_device_comes_back(store: Store) {
     assert!(again > away, "{again:?} after {away:?}");
 }
 
-pub(super) async fn decommissioned_id_is_refused_for_good(store: Store) {
+pub(crate) async fn decommissioned_id_is_refused_for_good(store: Store) {
     store.create_device(individual(1)).await.expect("created");
     store.set_state(id(1), DeviceState::Decommissioned, &reason("scrapped")).await.expect("decommissioned");
     let device = store.device(id(1)).await.expect("an answer").expect("it stays listed");
@@ -141,7 +141,7 @@ pub(super) async fn decommissioned_id_is_refused_for_good(store: Store) {
     assert!(matches!(store.add_key(id(1), &psk(2)).await, Err(RegistryError::State { .. })));
 }
 
-pub(super) async fn removed_id_can_be_registered_again(store: Store) {
+pub(crate) async fn removed_id_can_be_registered_again(store: Store) {
     let first = store.create_device(individual(1)).await.expect("created");
     let position = store.remove(id(1)).await.expect("removed");
     assert!(matches!(store.handshake_keys(id(1)).await, Ok(KeyLookup::Unknown)));
@@ -156,7 +156,7 @@ pub(super) async fn removed_id_can_be_registered_again(store: Store) {
     assert_eq!(keys(&store, id(1)).await, [psk(2)]);
 }
 
-pub(super) async fn states_that_lead_nowhere_are_refused(store: Store) {
+pub(crate) async fn states_that_lead_nowhere_are_refused(store: Store) {
     for state in [DeviceState::Revoked, DeviceState::Decommissioned] {
         let outcome = store.create_device(NewDevice { state, ..individual(1) }).await;
         assert!(matches!(outcome, Err(RegistryError::State { .. })), "{outcome:?}");
@@ -174,7 +174,7 @@ pub(super) async fn states_that_lead_nowhere_are_refused(store: Store) {
     store.set_state(id(1), DeviceState::Decommissioned, &reason("")).await.expect("decommissioned");
 }
 
-pub(super) async fn lists_go_by_tenant_and_id_over_pages(store: Store) {
+pub(crate) async fn lists_go_by_tenant_and_id_over_pages(store: Store) {
     // In no order, and with a tenant whose name starts like another one's.
     for number in [5, 3, 9, 1] {
         store.create_device(individual(number)).await.expect("created");
@@ -205,7 +205,7 @@ pub(super) async fn lists_go_by_tenant_and_id_over_pages(store: Store) {
     assert!(store.list(&nobody).await.expect("a page").devices.is_empty());
 }
 
-pub(super) async fn derived_keys_follow_the_roots_of_the_tenant(store: Store) {
+pub(crate) async fn derived_keys_follow_the_roots_of_the_tenant(store: Store) {
     let acme = tenant("acme");
     let new = NewDevice { tenant: acme.clone(), key: NewKey::Derived, ..individual(1) };
     let early = store.create_device(new.clone()).await;
@@ -224,7 +224,7 @@ pub(super) async fn derived_keys_follow_the_roots_of_the_tenant(store: Store) {
     assert_eq!(store.tenant(&acme).await.expect("an answer").expect("known").root_epochs, [next]);
 }
 
-pub(super) async fn listener_of_a_tenant_knows_devices_without_entry(store: Store) {
+pub(crate) async fn listener_of_a_tenant_knows_devices_without_entry(store: Store) {
     let (acme, other) = (tenant("acme"), tenant("other"));
     let unknown = store.handshake_keys_of_tenant(&acme, id(1)).await;
     assert!(matches!(unknown, Ok(KeyLookup::Unknown)), "{unknown:?}");
@@ -248,7 +248,7 @@ pub(super) async fn listener_of_a_tenant_knows_devices_without_entry(store: Stor
     assert!(matches!(foreign, Ok(KeyLookup::Unknown)), "{foreign:?}");
 }
 
-pub(super) async fn short_key_is_taken_only_by_permission_and_until_the_deadline(store: Store) {
+pub(crate) async fn short_key_is_taken_only_by_permission_and_until_the_deadline(store: Store) {
     let short = Psk::new_dangerously_short(b"sixteen bytes of").expect("16 bytes");
     let new = || NewDevice::raw(id(1), NewKey::Individual(short.clone()));
     let outcome = store.create_device(new()).await;
@@ -269,7 +269,7 @@ pub(super) async fn short_key_is_taken_only_by_permission_and_until_the_deadline
     assert!(clock::now() >= deadline, "the key was refused before its deadline");
 }
 
-pub(super) async fn watch_hears_a_revocation_at_once(store: Store) {
+pub(crate) async fn watch_hears_a_revocation_at_once(store: Store) {
     store.create_device(individual(1)).await.expect("created");
     let mut watch = store.watch_revocations(LogPosition::START);
     let hearing = tokio::spawn(async move { watch.next().await });
@@ -279,7 +279,7 @@ pub(super) async fn watch_hears_a_revocation_at_once(store: Store) {
     assert_eq!((heard.entries[0].device, heard.position), (id(1), position));
 }
 
-pub(super) async fn watch_goes_on_where_it_was_told(store: Store) {
+pub(crate) async fn watch_goes_on_where_it_was_told(store: Store) {
     let mut positions = Vec::new();
     for number in 1..=5 {
         store.create_device(individual(number)).await.expect("created");
@@ -292,7 +292,7 @@ pub(super) async fn watch_goes_on_where_it_was_told(store: Store) {
     assert_eq!((devices, watch.position()), (vec![id(4), id(5)], positions[4]));
 }
 
-pub(super) async fn announced_revocation_is_finished_by_a_watcher(store: Store) {
+pub(crate) async fn announced_revocation_is_finished_by_a_watcher(store: Store) {
     store.create_device(individual(1)).await.expect("created");
     // What a caller leaves behind who dies between the record and the log.
     store.backend.announce(id(1)).await.expect("announced");
@@ -306,7 +306,7 @@ pub(super) async fn announced_revocation_is_finished_by_a_watcher(store: Store) 
     assert_eq!(store.revoke(id(1), &reason("half")).await.expect("revoked"), heard.position);
 }
 
-pub(super) async fn announcement_without_a_revocation_is_dropped(store: Store) {
+pub(crate) async fn announcement_without_a_revocation_is_dropped(store: Store) {
     store.create_device(individual(1)).await.expect("created");
     store.backend.announce(id(1)).await.expect("announced");
     eventually("the announcement is overdue", || async {
@@ -318,7 +318,7 @@ pub(super) async fn announcement_without_a_revocation_is_dropped(store: Store) {
     assert_eq!(keys(&store, id(1)).await, [psk(1)]);
 }
 
-pub(super) async fn pods_report_how_far_they_are(store: Store) {
+pub(crate) async fn pods_report_how_far_they_are(store: Store) {
     store.report_applied("edge-0", LogPosition(7)).await.expect("noted");
     store.report_applied("edge-1", LogPosition(9)).await.expect("noted");
     store.report_applied("edge-0", LogPosition(5)).await.expect("ignored, a late repeat");
@@ -329,7 +329,7 @@ pub(super) async fn pods_report_how_far_they_are(store: Store) {
     assert!(pods.iter().all(|entry| entry.age < DEADLINE), "{pods:?}");
 }
 
-pub(super) fn session(rekey_epoch: u32) -> SessionRecord {
+pub(crate) fn session(rekey_epoch: u32) -> SessionRecord {
     let key = |byte: u8| SecretKey::new([byte; 32]);
     SessionRecord {
         session: SessionId::from_bytes(*b"session-0123456!"),
@@ -352,7 +352,7 @@ pub(super) fn session(rekey_epoch: u32) -> SessionRecord {
     }
 }
 
-pub(super) async fn session_record_is_read_back_until_it_expires(store: Store) {
+pub(crate) async fn session_record_is_read_back_until_it_expires(store: Store) {
     let record = session(1);
     let (device, name) = (record.device, record.session);
     assert_eq!(store.session(device, name, 0).await.expect("an answer"), None);
@@ -368,7 +368,7 @@ pub(super) async fn session_record_is_read_back_until_it_expires(store: Store) {
     .await;
 }
 
-pub(super) async fn late_writer_does_not_bring_old_session_keys_back(store: Store) {
+pub(crate) async fn late_writer_does_not_bring_old_session_keys_back(store: Store) {
     let (old, new) = (session(1), session(2));
     assert!(store.put_session(&new, DEADLINE).await.expect("written"));
     assert!(!store.put_session(&old, DEADLINE).await.expect("refused"));
@@ -376,7 +376,7 @@ pub(super) async fn late_writer_does_not_bring_old_session_keys_back(store: Stor
     assert_eq!(store.session(new.device, new.session, 0).await.expect("an answer"), Some(new));
 }
 
-pub(super) async fn session_older_than_known_is_refused(store: Store) {
+pub(crate) async fn session_older_than_known_is_refused(store: Store) {
     let record = session(2);
     store.put_session(&record, DEADLINE).await.expect("written");
     let refused = store.session(record.device, record.session, 3).await;
@@ -384,7 +384,7 @@ pub(super) async fn session_older_than_known_is_refused(store: Store) {
     assert!(matches!(&refused, Err(StoreError::Record { source, .. }) if *source == expected), "{refused:?}");
 }
 
-pub(super) async fn device_epochs_grow_for_everybody(store: Store) {
+pub(crate) async fn device_epochs_grow_for_everybody(store: Store) {
     assert_eq!(store.device_epoch(id(1)).await.expect("an answer"), None);
     let mut tasks = tokio::task::JoinSet::new();
     for _ in 0..20 {
@@ -400,7 +400,7 @@ pub(super) async fn device_epochs_grow_for_everybody(store: Store) {
     assert_eq!(store.device_epoch(id(2)).await.expect("an answer"), None);
 }
 
-pub(super) async fn bucket_gives_its_burst_and_refills(store: Store) {
+pub(crate) async fn bucket_gives_its_burst_and_refills(store: Store) {
     let limit = Limit { name: "handshake", burst: 4, refill: Duration::from_secs(3600) };
     let device = LimitSubject::Device(id(1));
     for _ in 0..4 {
@@ -423,6 +423,6 @@ pub(super) async fn bucket_gives_its_burst_and_refills(store: Store) {
     .await;
 }
 
-pub(super) async fn check_passes_on_a_healthy_store(store: Store) {
+pub(crate) async fn check_passes_on_a_healthy_store(store: Store) {
     store.check().await.expect("healthy");
 }

@@ -4,14 +4,14 @@ use std::time::Duration;
 
 use sluice_types::{PodId, SessionId, Timestamp};
 
-use super::{DEADLINE, eventually, id, individual, reason, tenant};
+use super::super::{DEADLINE, eventually, id, individual, reason, tenant};
 use crate::pod::MAX_PODS;
 use crate::{
     ClusterKeysConfig, DeviceLocation, LogPosition, PodRecord, Purpose, RecordError, RevocationOutcome,
     SlotOwner, SlotSnapshot, Store, StoreError,
 };
 
-pub(super) async fn pods_that_start_at_once_share_one_ring(store: Store) {
+pub(crate) async fn pods_that_start_at_once_share_one_ring(store: Store) {
     let mut tasks = tokio::task::JoinSet::new();
     for _ in 0..8 {
         let pod = store.newcomer();
@@ -41,7 +41,7 @@ fn quick() -> ClusterKeysConfig {
     }
 }
 
-pub(super) async fn ring_rotates_by_itself_and_forgets(store: Store) {
+pub(crate) async fn ring_rotates_by_itself_and_forgets(store: Store) {
     let store = store.with_cluster_keys(quick());
     let first = store.cluster_secrets().await.expect("a ring");
     let id = first.current_id();
@@ -61,7 +61,7 @@ pub(super) async fn ring_rotates_by_itself_and_forgets(store: Store) {
     assert_eq!(newcomer.secret(id, Purpose::SessionRecord), None);
 }
 
-pub(super) async fn destroyed_key_closes_the_records_it_sealed(store: Store) {
+pub(crate) async fn destroyed_key_closes_the_records_it_sealed(store: Store) {
     let store = store.with_cluster_keys(quick());
     let record = super::scenarios::session(1);
     let (device, name) = (record.device, record.session);
@@ -76,7 +76,7 @@ pub(super) async fn destroyed_key_closes_the_records_it_sealed(store: Store) {
     assert_eq!(store.session(device, name, 0).await.expect("an answer"), Some(record));
 }
 
-pub(super) async fn record_of_a_pod_with_a_newer_key_is_read(store: Store) {
+pub(crate) async fn record_of_a_pod_with_a_newer_key_is_read(store: Store) {
     let behind = store.newcomer().with_cluster_keys(quick());
     let old = behind.cluster_secrets().await.expect("a ring");
     let ahead = store.newcomer().with_cluster_keys(quick());
@@ -90,15 +90,15 @@ pub(super) async fn record_of_a_pod_with_a_newer_key_is_read(store: Store) {
     assert_eq!(read, Some(record));
 }
 
-pub(super) fn pod(byte: u8) -> PodId {
+pub(crate) fn pod(byte: u8) -> PodId {
     PodId::from_bytes([byte; 16])
 }
 
-pub(super) fn session_id(byte: u8) -> SessionId {
+pub(crate) fn session_id(byte: u8) -> SessionId {
     SessionId::from_bytes([byte; 16])
 }
 
-pub(super) fn pod_record(byte: u8, counter: u64) -> PodRecord {
+pub(crate) fn pod_record(byte: u8, counter: u64) -> PodRecord {
     PodRecord {
         pod: pod(byte),
         address: format!("10.0.0.{byte}:7443"),
@@ -116,7 +116,7 @@ async fn pods(store: &Store) -> Vec<PodRecord> {
     pods
 }
 
-pub(super) async fn pods_are_listed_while_they_say_so(store: Store) {
+pub(crate) async fn pods_are_listed_while_they_say_so(store: Store) {
     assert_eq!(pods(&store).await, []);
     store.announce_pod(&pod_record(1, 1), DEADLINE).await.expect("announced");
     store.announce_pod(&pod_record(2, 1), Duration::from_millis(50)).await.expect("announced");
@@ -132,7 +132,7 @@ pub(super) async fn pods_are_listed_while_they_say_so(store: Store) {
     assert!(matches!(store.announce_pod(&long, DEADLINE).await, Err(StoreError::Record { .. })));
 }
 
-pub(super) async fn old_sign_of_life_put_back_is_none(store: Store) {
+pub(crate) async fn old_sign_of_life_put_back_is_none(store: Store) {
     let seen = store.newcomer();
     store.announce_pod(&pod_record(1, 7), DEADLINE).await.expect("announced");
     assert_eq!(pods(&seen).await.len(), 1);
@@ -141,7 +141,7 @@ pub(super) async fn old_sign_of_life_put_back_is_none(store: Store) {
     assert_eq!(seen.distrusted_values(), 1);
 }
 
-pub(super) async fn number_of_pods_is_bounded(store: Store) {
+pub(crate) async fn number_of_pods_is_bounded(store: Store) {
     for number in 0..MAX_PODS + 2 {
         let mut bytes = [0; 16];
         bytes[..8].copy_from_slice(&number.to_be_bytes());
@@ -155,7 +155,7 @@ pub(super) async fn number_of_pods_is_bounded(store: Store) {
     assert_eq!(listed[0].pod.as_bytes()[7], 2, "those silent for the longest went first");
 }
 
-pub(super) async fn revocation_is_complete_when_every_pod_applied_it(store: Store) {
+pub(crate) async fn revocation_is_complete_when_every_pod_applied_it(store: Store) {
     store.create_device(individual(1)).await.expect("created");
     let position = store.revoke(id(1), &reason("stolen")).await.expect("revoked");
     let patience = Duration::from_millis(100);
@@ -187,7 +187,7 @@ pub(super) async fn revocation_is_complete_when_every_pod_applied_it(store: Stor
     assert_eq!(outcome, RevocationOutcome::Completed);
 }
 
-pub(super) async fn take_over_names_the_session_displaced(store: Store) {
+pub(crate) async fn take_over_names_the_session_displaced(store: Store) {
     let claim = |byte: u8| store.claim_device(id(1), pod(byte), session_id(byte), DEADLINE);
     assert_eq!(store.device_location(id(1)).await.expect("an answer"), None);
     let first = claim(1).await.expect("claimed");
@@ -212,7 +212,7 @@ pub(super) async fn take_over_names_the_session_displaced(store: Store) {
     assert_eq!(store.device_location(id(2)).await.expect("an answer"), None);
 }
 
-pub(super) async fn holder_that_does_not_renew_loses_the_device(store: Store) {
+pub(crate) async fn holder_that_does_not_renew_loses_the_device(store: Store) {
     let brief = Duration::from_millis(50);
     store.claim_device(id(1), pod(1), session_id(1), brief).await.expect("claimed");
     assert!(!store.renew_device(id(1), pod(1), session_id(2), DEADLINE).await.expect("not the holder"));
@@ -228,7 +228,7 @@ pub(super) async fn holder_that_does_not_renew_loses_the_device(store: Store) {
     assert_eq!((moved.pod, moved.session, moved.epoch), (pod(3), session_id(2), next.epoch));
 }
 
-pub(super) async fn two_holders_of_one_key_show_by_displacing_each_other(store: Store) {
+pub(crate) async fn two_holders_of_one_key_show_by_displacing_each_other(store: Store) {
     let mut seen = Vec::new();
     for round in 0..20 {
         // Each connects anew under a session of its own.
@@ -239,7 +239,7 @@ pub(super) async fn two_holders_of_one_key_show_by_displacing_each_other(store: 
     assert_eq!(seen, expected);
 }
 
-pub(super) async fn places_of_a_tenant_are_shared_and_come_back(store: Store) {
+pub(crate) async fn places_of_a_tenant_are_shared_and_come_back(store: Store) {
     let (acme, other) = (tenant("acme"), tenant("other"));
     let lease = |byte: u8, wanted, ttl| store.lease_places(&acme, pod(byte), 100, wanted, ttl);
     assert_eq!(lease(1, 60, DEADLINE).await.expect("leased"), 60);
@@ -261,7 +261,7 @@ pub(super) async fn places_of_a_tenant_are_shared_and_come_back(store: Store) {
     assert_eq!(store.lease_places(&acme, pod(3), 50, 80, DEADLINE).await.expect("leased"), 30);
 }
 
-pub(super) async fn simultaneous_leases_never_pass_the_limit(store: Store) {
+pub(crate) async fn simultaneous_leases_never_pass_the_limit(store: Store) {
     let mut tasks = tokio::task::JoinSet::new();
     for byte in 0..16 {
         let store = store.clone();
@@ -273,7 +273,7 @@ pub(super) async fn simultaneous_leases_never_pass_the_limit(store: Store) {
     assert_eq!(granted, 100, "16 pods wanted 144");
 }
 
-pub(super) async fn newer_snapshot_stays_and_is_read_back(store: Store) {
+pub(crate) async fn newer_snapshot_stays_and_is_read_back(store: Store) {
     assert_eq!(store.slot_snapshot(3).await.expect("an answer"), None);
     // Three chunks, no two alike.
     let large: Vec<u8> = (0..1_200_000u32).map(|index| (index >> 8) as u8 ^ index as u8).collect();
@@ -294,7 +294,7 @@ pub(super) async fn newer_snapshot_stays_and_is_read_back(store: Store) {
     }
 }
 
-pub(super) async fn owner_of_the_latest_generation_is_named(store: Store) {
+pub(crate) async fn owner_of_the_latest_generation_is_named(store: Store) {
     assert_eq!(store.slot_owners().await.expect("an answer"), []);
     store.put_slot_owner(3, pod(1), 1).await.expect("written");
     store.put_slot_owner(3, pod(2), 3).await.expect("written");

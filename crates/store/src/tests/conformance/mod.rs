@@ -1,8 +1,11 @@
 //! One suite, every back end. What it runs is in `scenarios.rs` and `cluster.rs`.
 
-use super::cluster::*;
+pub(super) mod cluster;
+pub(super) mod scenarios;
+
+use self::cluster::*;
+use self::scenarios::*;
 use super::ring;
-use super::scenarios::*;
 use crate::Store;
 use crate::backend::Backend;
 use crate::local::Local;
