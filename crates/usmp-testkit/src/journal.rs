@@ -9,6 +9,8 @@ use usmp::{SessionId, SessionKeys};
 struct Entry {
     birth: u32,
     epoch: u32,
+    /// Which REKEY began it.
+    begun_by: [u8; 8],
     committed: Option<u32>,
     fragment_open: bool,
     established: bool,
@@ -35,6 +37,7 @@ impl Journal {
         let entry = Entry {
             birth: self.generation,
             epoch: 0,
+            begun_by: record.begun_by,
             committed: None,
             fragment_open: false,
             established: false,
@@ -87,6 +90,7 @@ impl Journal {
         let Some(entry) = self.entries.get_mut(&session) else { return };
         assert_eq!(entry.record.epoch, epoch, "{session:?}: the keys come before the epoch");
         entry.epoch = epoch;
+        entry.begun_by = entry.record.begun_by;
         entry.committed = None;
         entry.fragment_open = false;
     }
@@ -102,12 +106,22 @@ impl Journal {
         let entry = self.entries.values().find(|entry| entry.record.session_id.prefix() == prefix)?;
         let record = &entry.record;
         let (keys, last_rekey) = if record.epoch == entry.epoch {
+            if record.begun_by != entry.begun_by {
+                // The keys of a REKEY that another one took the place of.
+                return None;
+            }
             (record.keys.duplicate(), record.last_rekey.as_ref().map(duplicate))
         } else {
             // The REKEY did not get into the journal: for the device it has not happened.
             (entry.before.as_ref()?.duplicate(), None)
         };
-        let secrets = SessionSecrets { session_id: record.session_id, epoch: entry.epoch, keys, last_rekey };
+        let secrets = SessionSecrets {
+            session_id: record.session_id,
+            epoch: entry.epoch,
+            keys,
+            begun_by: entry.begun_by,
+            last_rekey,
+        };
         Some(Resumed {
             secrets,
             committed: entry.committed,

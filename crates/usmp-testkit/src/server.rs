@@ -428,7 +428,8 @@ impl<P: Provider> SimServer<P> {
     /// Tells the device that something is committed.
     fn answer(&mut self, now: Instant, from: Port, id: SessionId, token: CommitToken, rekey: bool) {
         let Some(session) = self.session(id) else { return };
-        let committed = if rekey { session.rekey_committed(now, token) } else { session.committed(token) };
+        let committed =
+            if rekey { session.rekey_committed(now, token) } else { session.committed(now, token) };
         let Some(committed) = committed else { return };
         self.answers.push_back(committed.utack.to_vec());
         if committed.also_to.is_some_and(|port| port != from) {

@@ -199,7 +199,7 @@ pub fn server_udp(bytes: &[u8]) -> Reach {
             8 | 9 if !pending.is_empty() => {
                 let at = if script.byte() < 200 { 0 } else { usize::from(script.byte()) % pending.len() };
                 let token = pending.remove(at);
-                if let Some(committed) = session.committed(token) {
+                if let Some(committed) = session.committed(now, token) {
                     let utack = Utack::parse(&committed.utack).expect("a UTACK");
                     assert_eq!(
                         (utack.seq, token.epoch),
@@ -208,12 +208,16 @@ pub fn server_udp(bytes: &[u8]) -> Reach {
                     );
                     reach.delivered += 1;
                 }
-                assert_eq!(session.committed(token), None, "{token:?} committed twice");
+                assert_eq!(session.committed(now, token), None, "{token:?} committed twice");
             }
             10 if !pending.is_empty() => {
                 let token = pending.remove(usize::from(script.byte()) % pending.len());
                 session.refused(token);
-                assert_eq!(session.committed(token), None, "{token:?} acknowledged after it was refused");
+                assert_eq!(
+                    session.committed(now, token),
+                    None,
+                    "{token:?} acknowledged after it was refused"
+                );
             }
             11 if !pending.is_empty() => {
                 let token = pending.remove(pending.len() - 1);

@@ -18,7 +18,7 @@ fn a_message_is_not_acknowledged_before_its_commit() {
 fn commit_gives_the_macd_utack_of_the_last_frame() {
     let mut udp = Udp::new();
     let (token, frame) = udp.message(b"reading");
-    let committed = udp.session.committed(token).expect("pending");
+    let committed = udp.session.committed(udp.now, token).expect("pending");
     assert_eq!(committed.utack.to_vec(), udp.utack(&frame));
     assert_eq!(committed.utack.len(), 15);
     assert_eq!(committed.also_to, None);
@@ -29,16 +29,16 @@ fn commit_gives_the_macd_utack_of_the_last_frame() {
 fn a_commit_counts_once() {
     let mut udp = Udp::new();
     let (token, _) = udp.message(b"reading");
-    assert!(udp.session.committed(token).is_some());
-    assert_eq!(udp.session.committed(token), None);
+    assert!(udp.session.committed(udp.now, token).is_some());
+    assert_eq!(udp.session.committed(udp.now, token), None);
 }
 
 #[test]
 fn a_token_that_was_never_given_commits_nothing() {
     let mut udp = Udp::new();
     udp.message(b"reading");
-    assert_eq!(udp.session.committed(CommitToken { epoch: 0, seq: 99 }), None);
-    assert_eq!(udp.session.committed(CommitToken { epoch: 1, seq: 1 }), None);
+    assert_eq!(udp.session.committed(udp.now, CommitToken { epoch: 0, seq: 99 }), None);
+    assert_eq!(udp.session.committed(udp.now, CommitToken { epoch: 1, seq: 1 }), None);
     assert_eq!(udp.session.committed_seq(), None);
 }
 
@@ -59,7 +59,7 @@ fn the_source_of_the_last_repeat_gets_the_utack_as_well() {
     for from in [5, AWAY] {
         assert_eq!(udp.give_from(from, &frame), Err(DropReason::PendingDuplicate));
     }
-    assert_eq!(udp.session.committed(token).expect("pending").also_to, Some(AWAY));
+    assert_eq!(udp.session.committed(udp.now, token).expect("pending").also_to, Some(AWAY));
 }
 
 #[test]
@@ -67,14 +67,14 @@ fn a_forged_repeat_of_a_pending_message_changes_no_source() {
     let mut udp = Udp::new();
     let (token, frame) = udp.message(b"reading");
     assert_eq!(udp.give_from(AWAY, &forged(&frame)), Err(DropReason::Authentication));
-    assert_eq!(udp.session.committed(token).expect("pending").also_to, None);
+    assert_eq!(udp.session.committed(udp.now, token).expect("pending").also_to, None);
 }
 
 #[test]
 fn a_repeat_of_the_newest_committed_message_is_acknowledged_again_and_not_delivered() {
     let mut udp = Udp::new();
     let (token, frame) = udp.message(b"reading");
-    udp.session.committed(token).expect("pending");
+    udp.session.committed(udp.now, token).expect("pending");
     let utack = udp.utack(&frame);
     for from in [HOME, AWAY] {
         assert_eq!(udp.give_from(from, &frame), Ok(Got::Utack(utack.clone(), Acknowledged::Duplicate)));
@@ -85,7 +85,7 @@ fn a_repeat_of_the_newest_committed_message_is_acknowledged_again_and_not_delive
 fn a_forged_repeat_of_a_committed_message_gets_no_utack() {
     let mut udp = Udp::new();
     let (token, frame) = udp.message(b"reading");
-    udp.session.committed(token).expect("pending");
+    udp.session.committed(udp.now, token).expect("pending");
     assert_eq!(udp.give(&forged(&frame)), Err(DropReason::Authentication));
 }
 
@@ -93,9 +93,9 @@ fn a_forged_repeat_of_a_committed_message_gets_no_utack() {
 fn repeats_of_older_messages_meet_silence() {
     let mut udp = Udp::new();
     let (first, old) = udp.message(b"one");
-    udp.session.committed(first).expect("pending");
+    udp.session.committed(udp.now, first).expect("pending");
     let (second, _) = udp.message(b"two");
-    udp.session.committed(second).expect("pending");
+    udp.session.committed(udp.now, second).expect("pending");
     assert_eq!(udp.give(&old), Err(DropReason::Stale));
 }
 
@@ -103,7 +103,7 @@ fn repeats_of_older_messages_meet_silence() {
 fn the_last_committed_message_is_acknowledged_again_while_a_newer_one_is_pending() {
     let mut udp = Udp::new();
     let (first, old) = udp.message(b"one");
-    udp.session.committed(first).expect("pending");
+    udp.session.committed(udp.now, first).expect("pending");
     udp.message(b"two");
     let utack = udp.utack(&old);
     assert_eq!(udp.give(&old), Ok(Got::Utack(utack, Acknowledged::Duplicate)));
@@ -113,7 +113,7 @@ fn the_last_committed_message_is_acknowledged_again_while_a_newer_one_is_pending
 fn the_last_committed_message_is_acknowledged_again_after_a_ping() {
     let mut udp = Udp::new();
     let (token, frame) = udp.message(b"one");
-    udp.session.committed(token).expect("pending");
+    udp.session.committed(udp.now, token).expect("pending");
     let ping = udp.next(Ping, b"");
     udp.give(&ping).expect("a PING");
     for repeat in [&frame, &ping] {
@@ -128,7 +128,7 @@ fn four_messages_may_be_pending_and_the_fifth_is_dropped_as_if_it_had_not_come()
     let tokens: Vec<_> = (0..MAX_PENDING).map(|_| udp.message(b"m").0).collect();
     let fifth = udp.next(Data, b"fifth");
     assert_eq!(udp.give(&fifth), Err(DropReason::PendingFull));
-    udp.session.committed(tokens[0]).expect("pending");
+    udp.session.committed(udp.now, tokens[0]).expect("pending");
     let token = CommitToken { epoch: 0, seq: 5 };
     assert_eq!(udp.give(&fifth), Ok(Got::Message(token, b"fifth".to_vec())), "its repeat is new");
 }
@@ -149,7 +149,7 @@ fn pending_messages_are_committed_one_by_one_each_with_its_utack() {
     let messages: Vec<_> = (0..4).map(|_| udp.message(b"m")).collect();
     for (token, frame) in messages {
         let utack = udp.utack(&frame);
-        assert_eq!(udp.session.committed(token).expect("pending").utack.to_vec(), utack);
+        assert_eq!(udp.session.committed(udp.now, token).expect("pending").utack.to_vec(), utack);
     }
     assert_eq!(udp.session.committed_seq(), Some(4));
 }
@@ -159,9 +159,9 @@ fn commits_out_of_order_never_lower_the_highest() {
     let mut udp = Udp::new();
     let (first, _) = udp.message(b"one");
     let (second, _) = udp.message(b"two");
-    assert!(udp.session.committed(second).is_some());
+    assert!(udp.session.committed(udp.now, second).is_some());
     assert_eq!(udp.session.committed_seq(), Some(2));
-    assert!(udp.session.committed(first).is_some());
+    assert!(udp.session.committed(udp.now, first).is_some());
     assert_eq!(udp.session.committed_seq(), Some(2));
 }
 
@@ -171,7 +171,7 @@ fn a_refused_message_is_consumed_without_a_word() {
     let (token, frame) = udp.message(b"too large for the topic");
     udp.session.refused(token);
     assert_eq!(udp.give(&frame), Err(DropReason::Stale));
-    assert_eq!(udp.session.committed(token), None);
+    assert_eq!(udp.session.committed(udp.now, token), None);
     assert_eq!((udp.session.pending(), udp.session.committed_seq()), (0, None));
 }
 
@@ -182,7 +182,7 @@ fn a_message_after_a_refused_one_is_committed_as_usual() {
     udp.session.refused(refused);
     let (token, frame) = udp.message(b"good");
     let utack = udp.utack(&frame);
-    assert_eq!(udp.session.committed(token).expect("pending").utack.to_vec(), utack);
+    assert_eq!(udp.session.committed(udp.now, token).expect("pending").utack.to_vec(), utack);
 }
 
 #[test]
@@ -219,7 +219,7 @@ fn commits_after_a_rekey_free_nothing() {
     let mut udp = Udp::new();
     let (token, _) = udp.message(b"old epoch");
     udp.rekey([9; 32]);
-    assert_eq!(udp.session.committed(token), None);
+    assert_eq!(udp.session.committed(udp.now, token), None);
     assert_eq!(udp.session.committed_seq(), None);
     let (token, _) = udp.message(b"new epoch");
     assert_eq!(token, CommitToken { epoch: 1, seq: 0 });
@@ -232,11 +232,11 @@ fn a_token_of_the_epoch_before_does_not_touch_a_new_message_of_the_same_number()
     udp.rekey([9; 32]);
     let (new, frame) = udp.message(b"new epoch");
     assert_eq!((old.seq, new.seq), (0, 0));
-    assert_eq!(udp.session.committed(old), None);
+    assert_eq!(udp.session.committed(udp.now, old), None);
     udp.session.refused(old);
     assert!(!udp.session.withdraw(old));
     assert_eq!(udp.give(&frame), Err(DropReason::PendingDuplicate), "it still waits for its own commit");
-    assert!(udp.session.committed(new).is_some());
+    assert!(udp.session.committed(udp.now, new).is_some());
 }
 
 #[test]
@@ -248,14 +248,14 @@ fn fragments_wait_for_their_commit_when_asked_to() {
     assert_eq!(udp.give(&fragment), Ok(Got::Fragment(token)));
     assert_eq!(udp.give(&fragment), Err(DropReason::PendingDuplicate));
     let utack = udp.utack(&fragment);
-    assert_eq!(udp.session.committed(token).expect("pending").utack.to_vec(), utack);
+    assert_eq!(udp.session.committed(udp.now, token).expect("pending").utack.to_vec(), utack);
     assert_eq!(udp.give(&fragment), Ok(Got::Utack(utack, Acknowledged::Duplicate)));
     let tail = udp.next(Data, b"tail");
     let Ok(Got::Message(token, payload)) = udp.give(&tail) else { panic!("a message") };
     assert_eq!(payload, b"head tail");
     let utack = udp.utack(&tail);
     assert_eq!(
-        udp.session.committed(token).expect("pending").utack.to_vec(),
+        udp.session.committed(udp.now, token).expect("pending").utack.to_vec(),
         utack,
         "named DATA, not DATA_FRAG"
     );

@@ -172,6 +172,6 @@ fn fragments_of_a_fifth_pending_message_wait_at_its_last_frame() {
     fragment(&mut udp, b"head ");
     let tail = udp.next(Data, b"tail");
     assert_eq!(udp.give(&tail), Err(DropReason::PendingFull));
-    udp.session.committed(tokens[0]).expect("pending");
+    udp.session.committed(udp.now, tokens[0]).expect("pending");
     assert!(matches!(udp.give(&tail), Ok(Got::Message(_, payload)) if payload == b"head tail"));
 }

@@ -32,7 +32,7 @@ fn hand_over(udp: &mut Udp, generations: u32) {
 
 fn committed(udp: &mut Udp, plaintext: &[u8]) -> Vec<u8> {
     let (token, frame) = udp.message(plaintext);
-    udp.session.committed(token).expect("pending");
+    udp.session.committed(udp.now, token).expect("pending");
     frame
 }
 
@@ -72,9 +72,9 @@ fn a_message_that_was_taken_and_not_committed_is_new_to_the_next_owner() {
     let mut udp = shared();
     let (token, frame) = udp.message(b"in flight");
     hand_over(&mut udp, 1);
-    assert_eq!(udp.session.committed(token), None, "what the owner before took is not pending");
+    assert_eq!(udp.session.committed(udp.now, token), None, "what the owner before took is not pending");
     assert_eq!(udp.give(&frame), Ok(Got::Message(token, b"in flight".to_vec())));
-    assert!(udp.session.committed(token).is_some());
+    assert!(udp.session.committed(udp.now, token).is_some());
 }
 
 #[test]
@@ -185,7 +185,7 @@ fn a_settled_session_moves_by_the_utack_of_a_ping_to_the_new_address() {
     for _ in 0..3 {
         let frame = udp.next(Data, b"m");
         let Ok(Got::Message(token, _)) = udp.give_from(5, &frame) else { panic!("a message") };
-        udp.session.committed(token).expect("pending");
+        udp.session.committed(udp.now, token).expect("pending");
     }
     assert_eq!((udp.session.path(), udp.session.candidate_path()), (AWAY, Some(5)));
     let sent = udp.sends_to();
@@ -268,7 +268,7 @@ fn a_message_that_broke_off_at_a_hand_over_is_never_completed() {
     let fragment = udp.next(DataFrag, b"head ");
     let Ok(Got::Fragment(token)) = udp.give(&fragment) else { panic!("a fragment") };
     assert!(!udp.session.fragment_open(), "not committed yet");
-    udp.session.committed(token).expect("pending");
+    udp.session.committed(udp.now, token).expect("pending");
     assert!(udp.session.fragment_open());
     hand_over(&mut udp, 1);
     assert!(udp.session.fragment_open());
@@ -282,7 +282,7 @@ fn a_message_that_broke_off_at_a_hand_over_is_never_completed() {
     // The device gave up that message; the next one has the next number.
     udp.seq += 1;
     let (token, _) = udp.message(b"whole");
-    udp.session.committed(token).expect("pending");
+    udp.session.committed(udp.now, token).expect("pending");
     assert!(!udp.session.fragment_open());
     assert_eq!(udp.give(&udp.seal(Data, token.seq - 1, b"tail")), Err(DropReason::Stale));
 }
@@ -292,7 +292,7 @@ fn a_control_frame_shows_that_the_message_that_broke_off_is_given_up() {
     let mut udp = shared();
     let fragment = udp.next(DataFrag, b"head");
     let Ok(Got::Fragment(token)) = udp.give(&fragment) else { panic!("a fragment") };
-    udp.session.committed(token).expect("pending");
+    udp.session.committed(udp.now, token).expect("pending");
     hand_over(&mut udp, 1);
     let ping = udp.next(Ping, b"");
     assert!(matches!(udp.give(&ping), Ok(Got::Utack(_, Acknowledged::Ping))));
@@ -308,6 +308,53 @@ fn a_refused_fragment_does_not_become_the_start_of_the_next_message() {
     assert_eq!(udp.give(&fragment), Err(DropReason::Stale), "never acknowledged");
     udp.message(b"another message");
     assert_eq!(udp.pool.lent(), 0);
+}
+
+#[test]
+fn what_comes_before_the_utack_of_a_fragment_is_not_its_continuation() {
+    for frame_type in [Data, DataFrag] {
+        let mut udp = shared();
+        let fragment = udp.next(DataFrag, b"given up ");
+        let Ok(Got::Fragment(first)) = udp.give(&fragment) else { panic!("a fragment") };
+        // The device has given that message up: else it would wait.
+        let next = udp.next(frame_type, b"another message");
+        let token = match udp.give(&next) {
+            Ok(Got::Message(token, payload)) => {
+                assert_eq!(payload, b"another message");
+                token
+            }
+            Ok(Got::Fragment(token)) => token,
+            other => panic!("{other:?}"),
+        };
+        assert!(udp.session.committed(udp.now, first).is_some());
+        assert!(udp.session.committed(udp.now, token).is_some());
+        if frame_type == DataFrag {
+            let end = udp.next(Data, b", the end");
+            let Ok(Got::Message(_, payload)) = udp.give(&end) else { panic!("a message") };
+            assert_eq!(payload, b"another message, the end");
+        }
+    }
+}
+
+#[test]
+fn a_fragment_committed_when_the_device_may_have_given_it_up_broke_off() {
+    for (after, broken) in [(millis(1_999), false), (secs(2), true)] {
+        let mut udp = shared();
+        let fragment = udp.next(DataFrag, b"head ");
+        let Ok(Got::Fragment(token)) = udp.give(&fragment) else { panic!("a fragment") };
+        udp.now = udp.now + after;
+        assert!(udp.session.committed(udp.now, token).is_some(), "committed is committed");
+        assert!(udp.session.fragment_open());
+        let next = udp.next(Data, b"tail");
+        let got = udp.give(&next);
+        if !broken {
+            assert!(matches!(got, Ok(Got::Message(_, payload)) if payload == b"head tail"));
+            continue;
+        }
+        assert_eq!(got, Err(DropReason::Interrupted));
+        let (token, _) = udp.message(b"whole");
+        assert_eq!((token.seq, udp.pool.lent()), (3, 0));
+    }
 }
 
 #[test]
@@ -355,7 +402,7 @@ fn a_session_that_had_too_many_owners_says_bye_once_it_knows_where() {
     assert_eq!(udp.session.send(1), Err(SendError::SequenceExhausted));
     let up = udp.next(Data, b"still taken");
     let Ok(Got::Message(token, _)) = udp.give_from(AWAY, &up) else { panic!("a message") };
-    assert!(udp.session.committed(token).is_some());
+    assert!(udp.session.committed(udp.now, token).is_some());
     let ping = udp.sent();
     assert_eq!(header(&ping), (Ping, 0xFFC0_0000));
     acknowledge_from(&mut udp, AWAY, &ping).expect("ours is out");

@@ -109,7 +109,7 @@ fn a_device_that_sends_gets_no_ping() {
     for _ in 0..10 {
         udp.advance(secs(43));
         let (token, _) = udp.message(b"m");
-        udp.session.committed(token).expect("pending");
+        udp.session.committed(udp.now, token).expect("pending");
         assert_eq!(pings(&mut udp), 0);
     }
 }
@@ -137,7 +137,7 @@ fn two_unanswered_pings_count_over_the_life_of_the_session() {
             udp.acknowledge(&frame).expect("outstanding");
         }
         let (token, _) = udp.message(b"m");
-        udp.session.committed(token).expect("pending");
+        udp.session.committed(udp.now, token).expect("pending");
     }
     assert_eq!(sent, 2);
 }
@@ -180,7 +180,7 @@ fn replays_do_not_keep_a_session_alive() {
     let config = SessionConfig { idle_timeout: secs(90), keepalive: None, ..SessionConfig::udp() };
     let mut udp = Udp::with(&config);
     let (token, frame) = udp.message(b"m");
-    udp.session.committed(token).expect("pending");
+    udp.session.committed(udp.now, token).expect("pending");
     for _ in 0..9 {
         udp.advance(secs(9));
         udp.give(&frame).expect("acknowledged again");

@@ -7,7 +7,7 @@ use crate::support::*;
 fn give_new(udp: &mut Udp, from: u8) {
     let frame = udp.next(Data, b"m");
     let Ok(Got::Message(token, _)) = udp.give_from(from, &frame) else { panic!("a message") };
-    udp.session.committed(token).expect("pending");
+    udp.session.committed(udp.now, token).expect("pending");
 }
 
 #[test]
@@ -60,7 +60,7 @@ fn replays_from_another_address_move_nothing() {
     for _ in 0..3 {
         assert!(udp.give_from(AWAY, &frame).is_err());
     }
-    udp.session.committed(token).expect("pending");
+    udp.session.committed(udp.now, token).expect("pending");
     for _ in 0..3 {
         assert!(matches!(udp.give_from(AWAY, &frame), Ok(Got::Utack(..))), "its source gets the UTACK");
     }
@@ -74,7 +74,7 @@ fn a_hijacker_who_races_one_copy_gains_nothing() {
         let raced = udp.next(Data, b"m");
         let Ok(Got::Message(token, _)) = udp.give_from(AWAY, &raced) else { panic!("a message") };
         assert_eq!(udp.give_from(HOME, &raced), Err(DropReason::PendingDuplicate));
-        let committed = udp.session.committed(token).expect("pending");
+        let committed = udp.session.committed(udp.now, token).expect("pending");
         assert_eq!(committed.also_to, Some(HOME), "the device hears of its commit");
         give_new(&mut udp, HOME);
         assert_eq!(udp.session.path(), HOME);

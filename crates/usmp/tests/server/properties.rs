@@ -120,7 +120,7 @@ proptest! {
                 Step::Commit(which) if !model.tokens.is_empty() => {
                     let token = model.tokens.swap_remove(which.index(model.tokens.len()));
                     model.stored.insert(token);
-                    let committed = udp.session.committed(token);
+                    let committed = udp.session.committed(udp.now, token);
                     prop_assert!(committed.is_none() || token.epoch == epoch);
                 }
                 Step::Refuse(which) if !model.tokens.is_empty() => {

@@ -101,7 +101,7 @@ fn a_forward_jump_of_any_size_is_legal() {
     for seq in [70, 1 << 22, u32::MAX - 1] {
         let frame = udp.seal(Data, seq, b"");
         let Ok(Got::Message(token, _)) = udp.give(&frame) else { panic!("number {seq}") };
-        udp.session.committed(token).expect("pending");
+        udp.session.committed(udp.now, token).expect("pending");
     }
 }
 

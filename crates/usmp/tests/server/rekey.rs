@@ -203,7 +203,7 @@ fn our_rekey_waits_for_what_is_in_flight() {
     let (token, _) = udp.message(b"uncommitted");
     let start = |udp: &mut Udp| udp.session.start_rekey(Secret::new([6; 32]));
     assert_eq!(start(&mut udp), Err(SendError::Busy));
-    udp.session.committed(token).expect("pending");
+    udp.session.committed(udp.now, token).expect("pending");
     udp.session.send(1).expect("open");
     assert_eq!(start(&mut udp), Err(SendError::Busy));
     udp.lent = vec![1];

@@ -87,7 +87,7 @@ fn no_frame_behind_a_pending_rekey_is_taken() {
 fn the_frame_committed_before_a_pending_rekey_is_still_acknowledged_again() {
     let mut udp = shared();
     let (token, message) = udp.message(b"m");
-    udp.session.committed(token).expect("pending");
+    udp.session.committed(udp.now, token).expect("pending");
     pending(&mut udp);
     let utack = udp.utack(&message);
     assert_eq!(udp.give(&message), Ok(Got::Utack(utack, Acknowledged::Duplicate)));
@@ -109,7 +109,7 @@ fn a_refused_rekey_is_forgotten_and_its_repeat_is_new() {
 fn the_other_calls_for_tokens_do_not_take_a_rekey_for_a_message() {
     let mut udp = shared();
     let (token, frame) = pending(&mut udp);
-    assert_eq!(udp.session.committed(token), None, "its UTACK would name DATA");
+    assert_eq!(udp.session.committed(udp.now, token), None, "its UTACK would name DATA");
     assert!(udp.session.pending_rekey().is_some());
     udp.session.refused(token);
     assert_eq!(udp.give(&frame), Ok(Got::Rekey(token)));
@@ -140,12 +140,37 @@ fn what_is_to_be_persisted_is_what_the_switch_leads_to() {
 }
 
 #[test]
+fn the_rekey_that_began_the_epoch_has_a_name_for_as_long_as_the_epoch_lasts() {
+    let mut udp = shared();
+    assert_eq!(udp.session.begun_by(), [0; 8]);
+    let (token, _) = pending(&mut udp);
+    assert_eq!(udp.session.begun_by(), [0; 8], "not yet");
+    let name = udp.session.pending_rekey().expect("pending").after.begun_by;
+    assert_ne!(name, [0; 8]);
+    udp.session.rekey_committed(udp.now, token).expect("pending");
+    device_switches(&mut udp);
+    udp.advance(secs(16));
+    let secrets = udp.session.secrets();
+    assert_eq!((secrets.begun_by, secrets.last_rekey.is_none()), (name, true), "beyond the repeats");
+    next_owner(&mut udp, secrets, None);
+    assert_eq!(udp.session.begun_by(), name);
+    // Another REKEY that comes to nothing does not change it.
+    let other = udp.next(Rekey, &[1; 32]);
+    let Ok(Got::Rekey(token)) = udp.give(&other) else { panic!("a REKEY") };
+    assert_ne!(udp.session.pending_rekey().expect("pending").after.begun_by, name);
+    assert_eq!(udp.session.begun_by(), name);
+    udp.session.rekey_refused(token);
+    assert_eq!(udp.session.secrets().begun_by, name);
+}
+
+#[test]
 fn a_rekey_that_was_persisted_and_not_journaled_happens_with_the_next_owner() {
     let mut udp = shared();
     let (token, frame) = pending(&mut udp);
     let PendingRekey { before, after } = udp.session.pending_rekey().expect("pending");
     // The journal says that the session is in epoch 0.
-    let secrets = SessionSecrets { session_id: SESSION, epoch: 0, keys: before, last_rekey: None };
+    let secrets =
+        SessionSecrets { session_id: SESSION, epoch: 0, keys: before, begun_by: [0; 8], last_rekey: None };
     next_owner(&mut udp, secrets, None);
     assert_eq!(udp.give(&frame), Ok(Got::Rekey(token)), "the device repeats it");
     let again = udp.session.pending_rekey().expect("pending");

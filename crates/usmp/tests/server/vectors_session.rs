@@ -184,7 +184,7 @@ fn give(session: &mut UdpSession<Planted, u8>, pool: &mut ArrayPool<1>, datagram
         Ok(received) => panic!("nothing waits for a commit here: {received:?}"),
         Err(reason) => return Did::Dropped(reason),
     };
-    assert!(session.committed(token).is_some());
+    assert!(session.committed(T0, token).is_some());
     Did::Delivered(payload)
 }
 

@@ -150,7 +150,8 @@ impl UdpReplay {
                 match received.expect("a device of the recordings sends good frames") {
                     Received::Message { token, payload } => {
                         self.delivered.push(payload.to_vec());
-                        self.out.push_back(session.committed(token).expect("pending").utack.to_vec());
+                        self.out
+                            .push_back(session.committed(self.now, token).expect("pending").utack.to_vec());
                     }
                     Received::Acknowledge { utack, .. } => self.out.push_back(utack.to_vec()),
                     received => panic!("nothing waits for a commit here: {received:?}"),

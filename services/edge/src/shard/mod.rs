@@ -251,7 +251,7 @@ impl<P: Provider> Shard<P> {
                         tcp.settled(message, committed);
                     }
                 } else if let Some(udp) = &mut self.udp {
-                    udp.settled(message, committed);
+                    udp.settled(self.core.now, message, committed);
                 }
             }
             self.core.records.reuse(batch);

@@ -133,8 +133,8 @@ impl<P: Provider> Udp<P> {
         self.open_accepted(core);
     }
 
-    pub(crate) fn settled(&mut self, message: &Message, committed: bool) {
-        self.sessions.settled(&mut self.out, message, committed);
+    pub(crate) fn settled(&mut self, now: Instant, message: &Message, committed: bool) {
+        self.sessions.settled(now, &mut self.out, message, committed);
     }
 
     pub(crate) fn go(&mut self, session: SessionRef) -> bool {

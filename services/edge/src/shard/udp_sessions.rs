@@ -254,14 +254,14 @@ impl<P: Provider> UdpSessions<P> {
     }
 
     /// Kafka has a message, or will never have it.
-    pub(crate) fn settled(&mut self, out: &mut Outbound, message: &Message, committed: bool) {
+    pub(crate) fn settled(&mut self, now: Instant, out: &mut Outbound, message: &Message, committed: bool) {
         let live = self.table.get_mut(message.session.index);
         let Some(live) = live.filter(|live| live.facts.serial == message.session.serial) else { return };
         if !committed {
             live.facts.messages = live.facts.messages.saturating_sub(1);
             return live.machine.refused(message.token);
         }
-        if let Some(acknowledged) = live.machine.committed(message.token) {
+        if let Some(acknowledged) = live.machine.committed(now, message.token) {
             if let Some(source) = message.source {
                 out.push(source.address(), &acknowledged.utack);
             }

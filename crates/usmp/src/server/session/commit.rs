@@ -98,6 +98,16 @@ impl<A: Copy + Eq> Commits<A> {
         self.interrupted && self.committed().is_some_and(|committed| committed.checked_add(1) == Some(seq))
     }
 
+    /// The message that frame `committed` is a fragment of broke off.
+    pub(super) const fn interrupt(&mut self) {
+        self.interrupted = self.fragment_committed;
+    }
+
+    /// Whether the number before this one is taken and not committed.
+    pub(super) fn is_pending_before(&self, seq: u32) -> bool {
+        seq.checked_sub(1).is_some_and(|before| self.pending().contains(&before))
+    }
+
     /// Whether frame `committed` is a fragment of a message that goes on.
     pub(super) const fn fragment_open(&self) -> bool {
         self.fragment_committed

@@ -13,6 +13,9 @@ pub struct SessionSecrets {
     pub epoch: u32,
     /// The keys in force.
     pub keys: SessionKeys,
+    /// Which REKEY led to them: its fingerprint, zero before the first. An epoch can have been begun twice, by two REKEYs of
+    /// which one got into the journal; a journal that has the name of that one tells whose keys a record holds.
+    pub begun_by: [u8; 8],
     /// The REKEY that led to them, if its repeats are still to be acknowledged.
     pub last_rekey: Option<LastRekey>,
 }

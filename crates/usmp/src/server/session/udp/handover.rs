@@ -26,11 +26,11 @@ impl<P: Provider, A: Copy + Eq> UdpSession<P, A> {
     #[must_use]
     pub fn resumed(now: Instant, from_before: Resumed, from: A, seed: u32, config: &SessionConfig) -> Self {
         let Resumed { secrets, committed, fragment_open, next_seq, established } = from_before;
-        let SessionSecrets { session_id, epoch, keys, last_rekey } = secrets;
+        let SessionSecrets { session_id, epoch, keys, begun_by, last_rekey } = secrets;
         let mut session = Self {
             keys,
             session_id,
-            memory: RekeyMemory::resumed(now, last_rekey),
+            memory: RekeyMemory::resumed(now, begun_by, last_rekey),
             live: Liveness::new(now, config.probe_at_latest, config).resumed(established),
             downlink: Downlink::new(seed, next_seq, config.numbers),
             commits: Commits::resumed(committed, fragment_open),
@@ -61,6 +61,7 @@ impl<P: Provider, A: Copy + Eq> UdpSession<P, A> {
             session_id: self.session_id,
             epoch: self.epoch,
             keys: self.keys.duplicate(),
+            begun_by: self.memory.begun_by(),
             last_rekey: self.memory.last(),
         }
     }
@@ -71,7 +72,7 @@ impl<P: Provider, A: Copy + Eq> UdpSession<P, A> {
     pub fn suspend<B: MessagePool>(mut self, pool: &mut B) -> SessionSecrets {
         self.drop_partial(pool);
         let Self { keys, session_id, memory, epoch, .. } = self;
-        SessionSecrets { session_id, epoch, keys, last_rekey: memory.last() }
+        SessionSecrets { session_id, epoch, keys, begun_by: memory.begun_by(), last_rekey: memory.last() }
     }
 
     /// The REKEY that waits for [`rekey_committed`](Self::rekey_committed), with all that is to be persisted first. Makes the keys anew for
@@ -83,6 +84,7 @@ impl<P: Provider, A: Copy + Eq> UdpSession<P, A> {
             session_id: self.session_id,
             epoch: self.epoch.saturating_add(1),
             keys: rekey::<P>(&self.keys, Role::Device, salt.expose(), self.session_id),
+            begun_by: fingerprint,
             last_rekey: Some(LastRekey { old_c2s: self.keys.c2s.duplicate(), fingerprint, seq }),
         };
         Some(PendingRekey { before: self.keys.duplicate(), after })
@@ -137,6 +139,12 @@ impl<P: Provider, A: Copy + Eq> UdpSession<P, A> {
             self.end_with_the_numbers();
         }
         extended
+    }
+
+    /// Which REKEY of the device began the epoch; see [`SessionSecrets::begun_by`].
+    #[must_use]
+    pub const fn begun_by(&self) -> [u8; 8] {
+        self.memory.begun_by()
     }
 
     /// Whether the device's address is known, so that frames other than PINGs leave.

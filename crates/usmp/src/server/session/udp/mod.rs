@@ -17,7 +17,7 @@ use crate::crypto::Provider;
 use crate::server::timers::earliest;
 use crate::server::{CloseReason, FragmentAck, MessageHandle, MessagePool, RekeyCommit, SessionConfig};
 use crate::wire::{FrameType, Utack, UtackBytes};
-use crate::{Instant, Reassembly, SessionId, SessionKeys};
+use crate::{Duration, Instant, Reassembly, SessionId, SessionKeys};
 
 /// What was acknowledged at once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -102,6 +102,10 @@ pub struct Transmit<A> {
     pub to: A,
 }
 
+/// How long a device waits for the UTACK of a fragment at least: 2.5 s where its timer is fixed (WIRE.md section 11.3), less
+/// what the way takes.
+const PATIENCE: Duration = Duration::from_secs(2);
+
 /// Bits of the events that wait in a session.
 mod event {
     pub(super) const ESTABLISHED: u8 = 1;
@@ -151,7 +155,7 @@ impl<P: Provider, A: Copy + Eq> UdpSession<P, A> {
         Self {
             keys,
             session_id,
-            memory: RekeyMemory::Nothing,
+            memory: RekeyMemory::NOTHING,
             live: Liveness::new(now, config.probe_at_latest, config),
             downlink: Downlink::new(seed, 0, config.numbers),
             commits: Commits::new(),
@@ -167,13 +171,18 @@ impl<P: Provider, A: Copy + Eq> UdpSession<P, A> {
         }
     }
 
-    /// The message is stored. Gives its UTACK, or `None` when the device's keys have changed since, the session is closed, or the
-    /// token is not pending.
-    pub fn committed(&mut self, token: CommitToken) -> Option<Committed<A>> {
+    /// The message is stored, or the fragment is in the journal. Gives its UTACK, or `None` when the device's keys have changed
+    /// since, the session is closed, or the token is not pending.
+    pub fn committed(&mut self, now: Instant, token: CommitToken) -> Option<Committed<A>> {
         if token.epoch != self.epoch || self.is_pending_rekey(token) {
             return None;
         }
         let (frame_type, also_to) = self.commits.commit(token.seq)?;
+        if frame_type == FrameType::DataFrag && self.live.silent_for(now) >= PATIENCE {
+            // The device may have given it up, and then its next number begins another message.
+            self.commits.interrupt();
+            self.reassembly.reset();
+        }
         let utack = Utack::sealed::<P>(&self.keys.c2s, frame_type, token.seq).emit();
         Some(Committed { utack, also_to })
     }
@@ -195,7 +204,7 @@ impl<P: Provider, A: Copy + Eq> UdpSession<P, A> {
         self.route.forget_candidate();
         self.downlink.drop_probe();
         if self.is_pending_rekey(token) {
-            self.memory = RekeyMemory::Nothing;
+            self.memory.forget();
         }
         let withdrawn = token.epoch == self.epoch && self.commits.withdraw(token.seq);
         if !withdrawn {

@@ -76,6 +76,11 @@ impl<P: Provider, A: Copy + Eq> UdpSession<P, A> {
             return Err(DropReason::SequenceExhausted);
         }
 
+        if self.commits.is_pending_before(seq) {
+            // A device sends the next frame of a message after the UTACK of the one before. Without it, it has given that message up.
+            self.reassembly.reset();
+        }
+
         // From here on the frame is new and authentic. A fragment may still be refused for want of a buffer; it must leave
         // no trace then, since it will be new again.
         match frame_type {
@@ -203,7 +208,12 @@ impl<P: Provider, A: Copy + Eq> UdpSession<P, A> {
         if self.rekey_commit == RekeyCommit::Deferred {
             self.commits.take_pending(seq, false, true);
             self.took(now, from);
-            self.memory = RekeyMemory::Pending { salt: Secret::new(*salt), hash, seq };
+            self.memory = RekeyMemory::Pending {
+                salt: Secret::new(*salt),
+                hash,
+                seq,
+                begun_by: self.memory.begun_by(),
+            };
             return Ok(Received::Rekey { token: self.token(seq) });
         }
         self.took(now, from);

@@ -46,7 +46,8 @@ impl<P: Provider, A: Copy + Eq> UdpSession<P, A> {
 
     /// Our REKEY was acknowledged.
     fn switch_to_own(&mut self) {
-        let RekeyMemory::Started { salt } = core::mem::replace(&mut self.memory, RekeyMemory::Nothing) else {
+        let RekeyMemory::Started { salt, .. } = core::mem::replace(&mut self.memory, RekeyMemory::NOTHING)
+        else {
             return;
         };
         self.keys = rekey::<P>(&self.keys, Role::Server, salt.expose(), self.session_id);
@@ -85,10 +86,10 @@ impl<P: Provider, A: Copy + Eq> UdpSession<P, A> {
             return Err(SendError::RekeyByDeviceOnly);
         }
         let idle = self.commits.pending_count() == 0 && !self.downlink.is_sending();
-        if !idle || self.buffer.is_some() || !matches!(self.memory, RekeyMemory::Nothing) {
+        if !idle || self.buffer.is_some() || !matches!(self.memory, RekeyMemory::Nothing { .. }) {
             return Err(SendError::Busy);
         }
-        self.memory = RekeyMemory::Started { salt };
+        self.memory = RekeyMemory::Started { salt, begun_by: self.memory.begun_by() };
         self.downlink.want(Kind::Rekey);
         Ok(())
     }
