@@ -15,6 +15,8 @@ pub enum Defence {
     OwnerBarrier,
     /// An Owner record is recognised by a nonce. Without: by the pod's name, which an earlier life of it shares.
     OwnerNonce,
+    /// A snapshot that ends below the ledger's start is not used: what is between is gone. Without: it is.
+    SnapshotAboveStart,
     /// A snapshot that stands for more than the own Owner record is not used: another pod has adopted since.
     SnapshotBelowOwner,
     /// Own slots are adopted at a restart like any other. Without: taken up again with what Redis has.
@@ -75,6 +77,47 @@ pub enum Defence {
     HandedOverNeedsProof,
     /// A UTACK goes to the source of the datagram it answers. Without: to the settled address.
     AckToItsSource,
+}
+
+impl Defence {
+    /// All of them.
+    pub const ALL: [Self; 35] = [
+        Self::Fence,
+        Self::JournalRead,
+        Self::ReadToOwnRecord,
+        Self::OwnerBarrier,
+        Self::OwnerNonce,
+        Self::SnapshotAboveStart,
+        Self::SnapshotBelowOwner,
+        Self::ReadAtRestart,
+        Self::NoAckAtDeliveryReport,
+        Self::NoAckAtAuthentication,
+        Self::NumberAfterCommit,
+        Self::AckOnlyTheLast,
+        Self::JournalInTransaction,
+        Self::UnknownNotReproduced,
+        Self::UnknownNotAcked,
+        Self::UnknownSessionRefused,
+        Self::NumbersFromLedger,
+        Self::GenerationFromLedger,
+        Self::SealAfterOwner,
+        Self::ConsumedMarked,
+        Self::TransactionTimeout,
+        Self::FragmentAckAfterCommit,
+        Self::InterruptedRefused,
+        Self::GapBeginsAnew,
+        Self::ContinuesWhatIsAcked,
+        Self::LateFragmentBroken,
+        Self::EpochInId,
+        Self::RekeyPersistedFirst,
+        Self::RekeyJournaledFirst,
+        Self::OlderRecordCloses,
+        Self::RekeyNamed,
+        Self::RecordWritesFenced,
+        Self::AddressNeedsTwo,
+        Self::HandedOverNeedsProof,
+        Self::AckToItsSource,
+    ];
 }
 
 /// The defences a model runs with.

@@ -11,6 +11,7 @@ fn ledger() -> Ledger {
         sessions: 1,
         numbers: 2,
         left: Left { adoptions: 1, ..Left::default() },
+        skip_dead: false,
         stale_fetch: false,
         progress: false,
         reduced: false,
@@ -70,6 +71,12 @@ fn an_owner_record_known_by_the_pods_name_may_be_one_of_an_earlier_life() {
 fn a_snapshot_of_a_later_owner_gives_its_generation_to_an_earlier_one() {
     let model = faults(Left { adoptions: 2, snapshots: 1, seals: 2, ..Left::default() });
     needed(Defence::SnapshotBelowOwner, model, Invariant::FreshNonce);
+}
+
+#[test]
+fn a_snapshot_from_before_the_ledgers_start_hides_a_gap() {
+    let model = faults(Left { snapshots: 1, retention: 1, ..Left::default() });
+    needed(Defence::SnapshotAboveStart, model, Invariant::CommittedOnce);
 }
 
 #[test]

@@ -67,6 +67,15 @@ pub enum Action {
         /// The session.
         session: u8,
     },
+    /// The owner says again what it knows of a session, with its next group.
+    Restate {
+        /// The owner.
+        pod: u8,
+        /// The session.
+        session: u8,
+    },
+    /// The topic forgets the records before this offset.
+    Forget(u8),
     /// The pod writes its snapshot to Redis.
     Snapshot(u8),
     /// The pod dies. A commit may be on its way. It may come back at once, remembering nothing.

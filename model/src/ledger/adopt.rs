@@ -57,7 +57,10 @@ impl Ledger {
             if self.has(Defence::SnapshotBelowOwner) && base.is_some_and(|s| s.at > owner) {
                 continue;
             }
-            let start = base.map_or(0, |s| s.at + 1);
+            if self.has(Defence::SnapshotAboveStart) && base.is_some_and(|s| s.at + 1 < world.start) {
+                continue;
+            }
+            let start = base.map_or(0, |s| s.at + 1).max(world.start);
             for end in self.ends(world, pod, owner, start) {
                 if self.has(Defence::GenerationFromLedger) {
                     actions.push(Action::Load { pod, snapshot, end, generation: 0 });
@@ -82,8 +85,8 @@ impl Ledger {
             let first = (start..end).find(|at| named(&world.log[usize::from(*at)]));
             end = first.map_or(end, |at| at + 1);
         }
-        // Somebody else's open transaction before it: wait.
-        if end > stable { Vec::new() } else { vec![end] }
+        // Somebody else's open transaction before it: wait. Forgotten: begin again.
+        if end > stable || owner < world.start { Vec::new() } else { vec![end] }
     }
 
     pub(super) fn load(
@@ -97,7 +100,7 @@ impl Ledger {
         let Role::Reading { epoch, owner } = world.pods[usize::from(pod)] else { return None };
         let base = self.answer(world, snapshot);
         let mut table = base.map_or(Table::EMPTY, |s| s.table);
-        let start = base.map_or(0, |s| s.at + 1);
+        let start = base.map_or(0, |s| s.at + 1).max(world.start);
         if self.has(Defence::JournalRead) {
             for record in world.log.get(usize::from(start)..usize::from(end)).unwrap_or_default() {
                 table.fold(record);
@@ -169,7 +172,8 @@ impl Ledger {
     pub(super) fn seal(&self, world: &mut World, pod: u8) -> Option<()> {
         world.left.seals = world.left.seals.checked_sub(1)?;
         let nonce = match &mut world.pods[usize::from(pod)] {
-            Role::Serving(serving) => {
+            // One session is enough here. Without it there is no key.
+            Role::Serving(serving) if serving.table.sessions[0] != Known::Not => {
                 serving.sealed += 1;
                 (serving.table.generation, serving.sealed)
             }

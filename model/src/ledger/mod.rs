@@ -6,12 +6,14 @@
 
 mod action;
 mod adopt;
+mod pair;
 mod progress;
 mod reduce;
 mod serve;
 mod state;
 
 pub use action::Action;
+pub use pair::{BOTH, Pair, PairAction};
 pub use state::{
     Group, Known, Left, Mask, NONE, Note, Number, Record, Role, SESSIONS, Serving, Snapshot, Table,
     Transaction, World,
@@ -35,6 +37,8 @@ pub struct Ledger {
     pub left: Left,
     /// What the broker calls the end of the partition may be any earlier one.
     pub stale_fetch: bool,
+    /// What goes to the dead letters is left out of the ledger, instead of being marked there.
+    pub skip_dead: bool,
     /// Also check progress: costs a simulated recovery per state.
     pub progress: bool,
     /// Treat states that nobody can tell apart as one. Only with all rules in force; pods, sessions and offsets change
@@ -100,6 +104,12 @@ impl Ledger {
             Action::LateCommit(orphan) => self.late_commit(world, orphan),
             Action::Reject { pod, session, number } => self.reject(world, pod, session.into(), number),
             Action::Close { pod, session } => self.close(world, pod, session.into()),
+            Action::Restate { pod, session } => self.restate(world, pod, session.into()),
+            Action::Forget(to) => {
+                world.left.retention = world.left.retention.checked_sub(1)?;
+                world.start = to;
+                Some(())
+            }
             Action::Snapshot(pod) => self.snapshot(world, pod),
             Action::Crash(pod) => self.crash(world, pod),
             Action::Seal(pod) => self.seal(world, pod),
@@ -120,7 +130,7 @@ impl Model for Ledger {
     fn init_states(&self) -> Vec<World> {
         // Pod 0 is the first owner, and every session is open.
         let mut notes = [Note::Nothing; SESSIONS];
-        notes[..self.sessions.into()].fill(Note::Open);
+        notes[..self.sessions.into()].fill(Note::State { number: NONE, silent: false });
         let log = vec![
             Record::Owner { pod: 0 },
             Record::Group(Group { owner: 0, generation: 1, data: [0; SESSIONS], notes }),
@@ -131,6 +141,7 @@ impl Model for Ledger {
         pods[0] = Role::Serving(Serving::new(1, 0, 1, table));
         vec![World {
             log,
+            start: 0,
             epoch: 1,
             foreign: None,
             orphans: Vec::new(),
@@ -160,7 +171,7 @@ impl Model for Ledger {
                     actions.extend([Action::CommitUnknown(pod), Action::Abort(pod), Action::Journal(pod)]);
                     actions.extend([Action::Snapshot(pod), Action::Crash(pod), Action::Seal(pod)]);
                     for session in 0..self.sessions {
-                        actions.push(Action::Close { pod, session });
+                        actions.extend([Action::Close { pod, session }, Action::Restate { pod, session }]);
                         for number in 0..self.numbers {
                             actions.push(Action::Deliver { pod, session, number });
                             if state::has(serving.pending[usize::from(session)], number) {
@@ -174,6 +185,7 @@ impl Model for Ledger {
         }
         actions.extend((0..world.orphans.len() as u8).map(Action::LateCommit));
         actions.extend([Action::ForeignBegin, Action::ForeignEnd]);
+        actions.extend((world.start + 1..=world.log.len() as u8).map(Action::Forget));
     }
 
     fn next_state(&self, last: &World, action: Action) -> Option<World> {

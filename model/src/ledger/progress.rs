@@ -53,7 +53,8 @@ impl Ledger {
         serving.transaction.is_none()
             && world.foreign.is_none()
             && (0..usize::from(self.sessions)).all(|session| match serving.table.sessions[session] {
-                Known::Not => world.closed(session),
+                // What the topic has forgotten is closed by that.
+                Known::Not => world.closed(session) || world.start > 1,
                 Known::Live { number, .. } => number == self.numbers && committed(&world, session, number),
             })
     }

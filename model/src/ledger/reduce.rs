@@ -37,6 +37,8 @@ fn forget_what_is_fenced(world: &mut World) {
             Role::Serving(serving) if serving.epoch < world.epoch => {
                 serving.pending = [0; SESSIONS];
                 serving.dead = [0; SESSIONS];
+                serving.skipped = [0; SESSIONS];
+                serving.restating = [false; SESSIONS];
                 serving.closing = [false; SESSIONS];
                 serving.transaction = None;
             }
@@ -56,7 +58,9 @@ fn merge_groups(world: &mut World) {
         let between = at as u8 - 1;
         let known = world.pods.iter().any(|role| matches!(role, Role::Serving(s) if s.at == between))
             || world.redis.iter().any(|s| s.at == between)
-            || world.foreign == Some(at as u8);
+            || world.foreign == Some(at as u8)
+            || world.left.retention > 0
+            || world.start == at as u8;
         if known || first.owner != second.owner {
             at += 1;
             continue;
@@ -64,9 +68,11 @@ fn merge_groups(world: &mut World) {
         let mut sum = second;
         for session in 0..SESSIONS {
             sum.data[session] |= first.data[session];
-            if sum.notes[session] == Note::Nothing {
-                sum.notes[session] = first.notes[session];
-            }
+            sum.notes[session] = match (first.notes[session], second.notes[session]) {
+                (before, Note::Nothing) => before,
+                (Note::State { .. }, Note::Number { number, silent }) => Note::State { number, silent },
+                (_, after) => after,
+            };
         }
         world.log[at - 1] = Record::Group(sum);
         world.log.remove(at);
@@ -84,6 +90,7 @@ fn offsets(world: &mut World, renumber: impl Fn(u8) -> u8) {
     }
     world.orphans.iter_mut().for_each(|transaction| owner(&mut transaction.group));
     world.redis.iter_mut().for_each(|snapshot| snapshot.at = renumber(snapshot.at));
+    world.start = renumber(world.start);
     if let Some(at) = &mut world.foreign {
         // Between two records: in front of the one at this offset.
         *at = renumber(*at);
@@ -125,6 +132,8 @@ fn swap_sessions(world: &mut World) {
             serving.table.sessions.reverse();
             serving.pending.reverse();
             serving.dead.reverse();
+            serving.skipped.reverse();
+            serving.restating.reverse();
             serving.closing.reverse();
             if let Some(transaction) = &mut serving.transaction {
                 group(&mut transaction.group);

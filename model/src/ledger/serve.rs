@@ -18,6 +18,8 @@ impl Serving {
             table,
             pending: [0; SESSIONS],
             dead: [0; SESSIONS],
+            skipped: [0; SESSIONS],
+            restating: [false; SESSIONS],
             closing: [false; SESSIONS],
             transaction: None,
             sealed: 0,
@@ -57,7 +59,7 @@ impl Ledger {
             }
             return Some(());
         }
-        if frame <= highest(serving.pending[session]) || serving.closing[session] {
+        if frame <= highest(serving.pending[session] | serving.skipped[session]) || serving.closing[session] {
             return None;
         }
         serving.pending[session] |= 1 << frame;
@@ -78,7 +80,9 @@ impl Ledger {
     /// All that is pending goes into one transaction, with one ledger entry per session.
     pub(super) fn produce(&self, world: &mut World, pod: u8) -> Option<()> {
         let serving = world.serving(pod)?;
-        let nothing = serving.pending == [0; SESSIONS] && serving.closing == [false; SESSIONS];
+        let idle = [false; SESSIONS];
+        let nothing =
+            serving.pending == [0; SESSIONS] && serving.closing == idle && serving.restating == idle;
         if serving.transaction.is_some() || nothing {
             return None;
         }
@@ -93,10 +97,21 @@ impl Ledger {
             group.data[session] = pending & !dead;
             if serving.closing[session] {
                 group.notes[session] = Note::Closed;
-            } else if pending != 0 {
-                let number = highest(pending);
+                continue;
+            }
+            let said = if self.skip_dead { pending & !dead } else { pending };
+            if said != 0 {
+                let number = highest(said);
                 let silent = has(dead, number) && self.has(Defence::ConsumedMarked);
                 group.notes[session] = Note::Number { number, silent };
+            }
+            if serving.restating[session] {
+                group.notes[session] = match (group.notes[session], serving.table.sessions[session]) {
+                    (Note::Number { number, silent }, _) | (_, Known::Live { number, silent }) => {
+                        Note::State { number, silent }
+                    }
+                    (other, Known::Not) => other,
+                };
             }
         }
         serving.transaction = Some(Transaction { epoch: serving.epoch, group, half: false });
@@ -147,16 +162,18 @@ impl Ledger {
         if let Some(serving) = world.serving(pod) {
             serving.transaction = None;
             serving.at = at;
-            let dead = serving.dead;
-            for session in 0..SESSIONS {
-                let taken = match group.notes[session] {
-                    Note::Number { number, .. } => (2 << number) - 1,
-                    _ => u8::MAX,
-                };
-                if group.notes[session] != Note::Nothing {
-                    serving.pending[session] &= !taken;
-                    serving.dead[session] &= !taken;
-                    serving.closing[session] &= group.notes[session] != Note::Closed;
+            // Nothing is called dead while a group is under way, so what is dead was in it.
+            let dead = std::mem::take(&mut serving.dead);
+            for (session, dead) in dead.into_iter().enumerate() {
+                let taken = group.data[session] | dead;
+                serving.pending[session] &= !taken;
+                match group.notes[session] {
+                    Note::Nothing | Note::Number { .. } => {}
+                    Note::State { .. } => serving.restating[session] = false,
+                    Note::Closed => serving.closing[session] = false,
+                }
+                if self.skip_dead {
+                    serving.skipped[session] |= dead;
                 }
             }
             serving.table.apply(&group.notes);
@@ -234,6 +251,17 @@ impl Ledger {
             return None;
         }
         serving.closing[session] = true;
+        Some(())
+    }
+
+    pub(super) fn restate(&self, world: &mut World, pod: u8, session: usize) -> Option<()> {
+        world.left.restates = world.left.restates.checked_sub(1)?;
+        let serving = world.serving(pod)?;
+        let live = serving.table.sessions[session] != Known::Not;
+        if serving.transaction.is_some() || !live {
+            return None;
+        }
+        serving.restating[session] = true;
         Some(())
     }
 

@@ -19,13 +19,18 @@ pub type Mask = u8;
 pub enum Note {
     /// Nothing.
     Nothing,
-    /// Opened, nothing taken yet.
-    Open,
-    /// This is the highest number taken. `silent`: it must not be acked.
+    /// All there is to know: at the opening, and again before the topic forgets it.
+    State {
+        /// Highest sequence taken.
+        number: Number,
+        /// It must not be acked: its record was not published as a message.
+        silent: bool,
+    },
+    /// Another number is used up. Says nothing about a session whose state is not known.
     Number {
         /// Highest sequence taken.
         number: Number,
-        /// Its record was not published as a message.
+        /// It must not be acked.
         silent: bool,
     },
     /// Closed.
@@ -101,8 +106,10 @@ impl Table {
         for (known, note) in self.sessions.iter_mut().zip(notes) {
             match *note {
                 Note::Nothing => {}
-                Note::Open => *known = Known::Live { number: NONE, silent: false },
-                Note::Number { number, silent } => *known = Known::Live { number, silent },
+                Note::Number { .. } if *known == Known::Not => {}
+                Note::State { number, silent } | Note::Number { number, silent } => {
+                    *known = Known::Live { number, silent };
+                }
                 Note::Closed => *known = Known::Not,
             }
         }
@@ -135,6 +142,10 @@ pub struct Serving {
     pub pending: [Mask; SESSIONS],
     /// Of these, what can never be published.
     pub dead: [Mask; SESSIONS],
+    /// Of what is committed: numbers that are in no entry and in no topic.
+    pub skipped: [Mask; SESSIONS],
+    /// Sessions whose state goes into the next group.
+    pub restating: [bool; SESSIONS],
     /// Sessions to close with the next group.
     pub closing: [bool; SESSIONS],
     /// The group under way.
@@ -194,6 +205,10 @@ pub struct Left {
     pub closes: u8,
     /// Frames sealed for a device.
     pub seals: u8,
+    /// Times that the topic forgets its oldest records.
+    pub retention: u8,
+    /// Sessions whose state is said again.
+    pub restates: u8,
 }
 
 /// The whole state.
@@ -201,6 +216,8 @@ pub struct Left {
 pub struct World {
     /// The slot's partition together with the messages committed in the same transactions, without what was aborted.
     pub log: Vec<Record>,
+    /// The topic has forgotten the records before this one.
+    pub start: u8,
     /// Producer epoch that the broker accepts.
     pub epoch: u8,
     /// Somebody else's open transaction holds the last stable offset here.
@@ -245,7 +262,7 @@ impl World {
     pub fn highest(&self, session: usize) -> Number {
         self.groups().fold(NONE, |high, group| {
             let noted = match group.notes[session] {
-                Note::Number { number, .. } => number,
+                Note::Number { number, .. } | Note::State { number, .. } => number,
                 _ => NONE,
             };
             high.max(noted).max(highest(group.data[session]))
