@@ -149,7 +149,7 @@ pub async fn apply(config: &BusConfig, options: ApplyOptions) -> Result<Vec<Stri
             Ok(name) => created.push(name),
             // Somebody else was quicker.
             Err((_, RDKafkaErrorCode::TopicAlreadyExists)) => {}
-            Err((topic, code)) => return Err(BusError::Create { topic, reason: code.to_string() }),
+            Err((topic, code)) => return Err(BusError::Create { topic, reason: reason(code, options) }),
         }
     }
     // A topic is there for the brokers one after another: whoever asks another one must not miss it.
@@ -160,6 +160,16 @@ pub async fn apply(config: &BusConfig, options: ApplyOptions) -> Result<Vec<Stri
         }
     }
     check(config).await.map(|()| created)
+}
+
+fn reason(code: RDKafkaErrorCode, options: ApplyOptions) -> String {
+    match code {
+        RDKafkaErrorCode::InvalidReplicationFactor => format!(
+            "there are fewer than {} brokers to hold its copies: ask for fewer (`--replication-factor`), or start more brokers",
+            options.replication_factor
+        ),
+        other => other.to_string(),
+    }
 }
 
 /// Asks the brokers whether all topics are there.

@@ -179,6 +179,7 @@ fn topics_are_made_once_with_their_settings_and_keep_their_partitions() {
     let more = BusConfig { topic_prefix: unique("bus"), ..config };
     let refused = runtime.block_on(apply(&more, options(3, 9))).expect_err("nine copies on one node");
     assert!(matches!(refused, BusError::Create { .. }), "{refused}");
+    assert!(refused.to_string().contains("fewer than 9 brokers"), "{refused}");
 }
 
 #[test]

@@ -85,7 +85,10 @@ pub enum TelemetryError {
 pub fn init(service: &Service, config: &TelemetryConfig) -> Result<Telemetry, TelemetryError> {
     let (telemetry, dispatch) = build(service, config, std::io::stderr, std::io::stderr().is_terminal())?;
     tracing::dispatcher::set_global_default(dispatch).map_err(|_| TelemetryError::AlreadySet)?;
-    opentelemetry::global::set_meter_provider(telemetry.inner.meters.clone());
+    // The library logs that this was done, in words that say nothing to whoever starts a service.
+    tracing::dispatcher::with_default(&Dispatch::none(), || {
+        opentelemetry::global::set_meter_provider(telemetry.inner.meters.clone());
+    });
     Ok(telemetry)
 }
 

@@ -12,7 +12,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use sluice_bus::{ApplyOptions, BusConfig, EmbeddedBroker};
 use sluice_edge::config::{EdgeConfig, Listen};
-use sluice_edge::{Deps, Edge, Ending};
+use sluice_edge::{Deps, Edge, Ending, StartError};
 use sluice_store::{KekRing, LocalConfig, Store, StoreConfig};
 use sluice_svc::admin::{Admin, AdminConfig};
 use sluice_svc::readiness::Readiness;
@@ -46,13 +46,20 @@ pub(crate) async fn run(global: &Global, args: DevArgs) -> Result<()> {
     let readiness = Readiness::new();
     let listening = readiness.latch("listeners");
     let admin_config = AdminConfig { listen: args.admin, ..AdminConfig::default() };
-    let admin = Admin::bind(&admin_config)?.with(telemetry.clone(), readiness.clone());
+    let admin = Admin::bind(&admin_config)
+        .context("`--admin HOST:PORT` chooses another address")?
+        .with(telemetry.clone(), readiness.clone());
     let admin_address = admin.local_addr();
     let store = open_store(&data_dir).await?;
     let broker = Broker::open(args.kafka.as_deref()).await?;
     let deps =
         Deps { store: store.clone(), bus: broker.config.clone(), meter: telemetry.meter("sluice.edge") };
-    let mut edge = Edge::start(edge_config(&args), &deps)?;
+    let mut edge = Edge::start(edge_config(&args), &deps).map_err(|error| match error {
+        StartError::Bind(bind) => {
+            anyhow::Error::new(bind).context("`--tcp HOST:PORT` and `--udp HOST:PORT` choose other addresses")
+        }
+        other => other.into(),
+    })?;
     let addresses = edge.handle().addresses();
     let tcp = addresses.tcp.context("the edge does not listen on TCP")?;
     let udp = addresses.udp.context("the edge does not listen on UDP")?;
