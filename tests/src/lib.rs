@@ -2,12 +2,13 @@
 //!
 //! This library is what the tests in `tests/` are told in: a [`World`] (a corner of Redis and Kafka that no other test
 //! sees), an [`Edge`] process in it, [`Sdk`] processes with official clients, and what is between and against them
-//! ([`Relay`], [`hostile`]). What was committed is read back by a [`TopicReader`] and, as a witness from outside, by
+//! ([`Relay`], [`Balancer`], [`hostile`]). What was committed is read back by a [`TopicReader`] and, as a witness from outside, by
 //! Kafka's own Java consumer ([`java::consume`]).
 //!
 //! Everything blocks; every wait has a deadline and says what it waited for.
 #![warn(missing_docs)]
 
+mod balancer;
 mod clock;
 mod edge;
 pub mod expect;
@@ -18,6 +19,7 @@ mod sdk;
 mod topic;
 mod world;
 
+pub use balancer::{BackendCounts, Balancer, BalancerCounts, Recovery};
 pub use clock::{now, wait_for};
 pub use edge::{Edge, EdgeOptions, program};
 pub use relay::Relay;
