@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
+use rdkafka::error::KafkaError;
 use rdkafka::message::{Headers as _, Message as _};
 use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 
@@ -62,6 +63,10 @@ pub struct TopicReader {
     topic: String,
     partitions: i32,
     records: Vec<Record>,
+    /// Behind the last record of each partition.
+    next: HashMap<i32, i64>,
+    /// Partitions whose end was seen since they were last assigned.
+    at_end: HashSet<i32>,
 }
 
 impl std::fmt::Debug for TopicReader {
@@ -81,16 +86,21 @@ impl TopicReader {
             .set("group.id", "none")
             .set("enable.auto.commit", "false")
             .set("isolation.level", "read_committed")
+            .set("enable.partition.eof", "true")
             .set("fetch.wait.max.ms", "20")
             .set("reconnect.backoff.max.ms", "500")
             .create()
             .context("cannot make a consumer")?;
-        let mut places = TopicPartitionList::new();
-        for partition in 0..partitions {
-            places.add_partition_offset(topic, partition, Offset::Beginning)?;
-        }
-        consumer.assign(&places)?;
-        Ok(Self { consumer, topic: topic.to_owned(), partitions, records: Vec::new() })
+        let reader = Self {
+            consumer,
+            topic: topic.to_owned(),
+            partitions,
+            records: Vec::new(),
+            next: HashMap::new(),
+            at_end: HashSet::new(),
+        };
+        reader.consumer.assign(&reader.places()?)?;
+        Ok(reader)
     }
 
     /// What was read so far.
@@ -141,7 +151,7 @@ impl TopicReader {
         Ok(&self.records)
     }
 
-    /// Reads everything that is in the topic now.
+    /// Reads everything that is in the topic now, up to the oldest open transaction.
     ///
     /// # Errors
     /// Kafka does not answer in time.
@@ -157,32 +167,53 @@ impl TopicReader {
             })?;
             ends.insert(partition, end);
         }
+        // Marks of a transaction's end take offsets and are no records, so that no record may have the last offset. The consumer tells
+        // of each end once, and anew when it is told to read.
+        self.consumer.assign(&self.places()?)?;
+        self.at_end.clear();
         loop {
-            // Control records take offsets of their own, so positions are compared, not counts.
-            let positions = self.consumer.position()?;
-            let reached = positions.elements().iter().all(|place| {
-                let end = ends.get(&place.partition()).copied().unwrap_or_default();
-                end == 0 || matches!(place.offset(), Offset::Offset(at) if at >= end)
-            });
-            if reached {
+            let reached = |(partition, end): (&i32, &i64)| {
+                *end == 0
+                    || self.at_end.contains(partition)
+                    || self.next.get(partition).is_some_and(|next| next >= end)
+            };
+            if ends.iter().all(reached) {
                 return Ok(&self.records);
             }
             if now().duration_since(start) > limit {
-                bail!("{}: not at the end {ends:?} after {limit:?}: {positions:?}", self.topic);
+                bail!("{}: not at the end {ends:?} after {limit:?}: {:?}", self.topic, self.next);
             }
             self.poll(Duration::from_millis(20));
         }
     }
 
-    /// Takes one record; whether there was one.
+    /// Where to go on.
+    fn places(&self) -> Result<TopicPartitionList> {
+        let mut places = TopicPartitionList::new();
+        for partition in 0..self.partitions {
+            let place = self.next.get(&partition).map_or(Offset::Beginning, |next| Offset::Offset(*next));
+            places.add_partition_offset(&self.topic, partition, place)?;
+        }
+        Ok(places)
+    }
+
+    /// Takes one record; whether something came.
     fn poll(&mut self, wait: Duration) -> bool {
-        let Some(Ok(message)) = self.consumer.poll(wait) else { return false };
+        let message = match self.consumer.poll(wait) {
+            Some(Ok(message)) => message,
+            Some(Err(KafkaError::PartitionEOF(partition))) => {
+                self.at_end.insert(partition);
+                return true;
+            }
+            _ => return false,
+        };
         let headers = message.headers().map_or_else(Vec::new, |headers| {
             let pair = |header: rdkafka::message::Header<'_, &[u8]>| {
                 (header.key.to_owned(), header.value.unwrap_or_default().to_vec())
             };
             headers.iter().map(pair).collect()
         });
+        self.next.insert(message.partition(), message.offset() + 1);
         self.records.push(Record {
             partition: message.partition(),
             offset: message.offset(),

@@ -3,6 +3,7 @@
 #![cfg(feature = "backends")]
 #![expect(clippy::unwrap_used, reason = "in a test, a panic is the report")]
 
+mod audit;
 mod driver;
 mod fleet;
 mod hostile_peers;
