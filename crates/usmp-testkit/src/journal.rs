@@ -73,6 +73,12 @@ impl Journal {
         entry.fragment_open = fragment;
     }
 
+    /// The highest committed number of a session in its epoch.
+    #[must_use]
+    pub fn committed(&self, session: SessionId) -> Option<u32> {
+        self.entries.get(&session)?.committed
+    }
+
     /// The keys of the epoch to come are in the store.
     pub fn persist(&mut self, session: SessionId, PendingRekey { before, after }: PendingRekey) {
         if let Some(entry) = self.entries.get_mut(&session) {

@@ -85,6 +85,11 @@ fn session_of_a_server_on_udp() {
 }
 
 #[test]
+fn session_of_a_server_that_changes() {
+    assert_reached(run("server_handover", 2_000, fuzzing::server_handover));
+}
+
+#[test]
 fn connection_of_a_server_on_tcp() {
     assert_reached(run("server_tcp", 2_000, fuzzing::server_tcp));
 }

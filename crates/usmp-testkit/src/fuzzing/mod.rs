@@ -5,10 +5,12 @@
 
 mod device;
 mod frames;
+mod handover;
 mod server;
 
 pub use device::{device_tcp, device_udp};
 pub use frames::frames;
+pub use handover::server_handover;
 pub use server::{server_handshake, server_tcp, server_udp};
 
 use usmp::wire::{FrameType, MAX_FRAME, emit};

@@ -19,7 +19,7 @@ use crate::sim::Endpoint as _;
 
 const PSK: [u8; 16] = [0x42; 16];
 const DEVICE: DeviceId = DeviceId([2, 0, 0, 0, 0, 7]);
-const SESSION: SessionId = SessionId([0x5E; 16]);
+pub(super) const SESSION: SessionId = SessionId([0x5E; 16]);
 
 fn hello(key: u8, cookie: Option<[u8; 16]>) -> Hello {
     let public_key = if key == 0 { [0; 32] } else { FakeCrypto::x25519_public(&Secret::new([key; 32])) };
@@ -106,14 +106,14 @@ pub fn server_handshake(bytes: &[u8]) -> Reach {
 }
 
 /// A device's frames under the right keys, as the script wants them.
-struct DeviceSide {
+pub(super) struct DeviceSide {
     keys: SessionKeys,
     next: u32,
     given: Vec<Vec<u8>>,
 }
 
 impl DeviceSide {
-    fn frame(&mut self, script: &mut Script<'_>) -> Vec<u8> {
+    pub(super) fn frame(&mut self, script: &mut Script<'_>) -> Vec<u8> {
         let frame_type = match script.byte() % 10 {
             0..4 => FrameType::Data,
             4 | 5 => FrameType::DataFrag,
@@ -141,26 +141,26 @@ impl DeviceSide {
     }
 
     /// The fake cipher leaves the plaintext where it is.
-    fn switch(&mut self, initiator: Role, salt: &[u8; 32]) {
+    pub(super) fn switch(&mut self, initiator: Role, salt: &[u8; 32]) {
         self.keys = rekey::<FakeCrypto>(&self.keys, initiator, salt, SESSION);
         self.next = 0;
     }
 
-    fn utack(&self, frame: &[u8]) -> Vec<u8> {
+    pub(super) fn utack(&self, frame: &[u8]) -> Vec<u8> {
         let header = Frame::parse(frame).expect("the server sends frames").header();
         Utack::sealed::<FakeCrypto>(&self.keys.s2c, header.frame_type, header.seq).emit().to_vec()
     }
 }
 
-fn salt_of(frame: &[u8]) -> Option<[u8; 32]> {
+pub(super) fn salt_of(frame: &[u8]) -> Option<[u8; 32]> {
     frame.get(24..56)?.try_into().ok()
 }
 
-fn open_udp(now: Instant) -> (UdpSession<FakeCrypto, u8>, DeviceSide) {
+pub(super) fn open_udp(now: Instant, config: &SessionConfig) -> (UdpSession<FakeCrypto, u8>, DeviceSide) {
     let first = hello(1, None);
-    let config = HandshakeConfig::default();
+    let limits = HandshakeConfig::default();
     let mut handshake =
-        UdpHandshake::<FakeCrypto>::start(now, &first, Secret::new([7; 32]), [8; 32], 1, &config);
+        UdpHandshake::<FakeCrypto>::start(now, &first, Secret::new([7; 32]), [8; 32], 1, &limits);
     let mut out = [0; MAX_FRAME];
     let length = handshake.poll_transmit(now, &mut out).expect("CHALLENGE");
     let challenge = Challenge::parse(&Frame::parse(&out[..length]).expect("a frame")).expect("CHALLENGE");
@@ -169,7 +169,7 @@ fn open_udp(now: Instant) -> (UdpSession<FakeCrypto, u8>, DeviceSide) {
     let Ok(AckOutcome::Proved(proof)) = handshake.handle_hello_ack(now, &ack, &[&PSK]) else {
         unreachable!("the proof is right")
     };
-    let session = handshake.accept(now, proof, SESSION, 0, &SessionConfig::udp()).expect("the key is good");
+    let session = handshake.accept(now, proof, SESSION, 0, config).expect("the key is good");
     (session, DeviceSide { keys: keys_, next: 0, given: Vec::new() })
 }
 
@@ -179,7 +179,7 @@ pub fn server_udp(bytes: &[u8]) -> Reach {
     let mut script = Script::new(bytes);
     let mut reach = Reach { connected: 1, ..Reach::default() };
     let mut now = Instant::from_millis(1);
-    let (mut session, mut device) = open_udp(now);
+    let (mut session, mut device) = open_udp(now, &SessionConfig::udp());
     let mut pool = ArrayPool::<2>::new();
     let mut pending: Vec<CommitToken> = Vec::new();
     let mut taken: HashSet<CommitToken> = HashSet::new();

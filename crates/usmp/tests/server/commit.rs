@@ -260,3 +260,16 @@ fn fragments_wait_for_their_commit_when_asked_to() {
         "named DATA, not DATA_FRAG"
     );
 }
+
+#[test]
+fn a_message_under_the_number_of_a_control_frame_is_not_acknowledged() {
+    let config = SessionConfig::udp_shared();
+    for frame_type in [Data, DataFrag] {
+        let mut udp = Udp::with(&config);
+        let ping = udp.next(Ping, b"");
+        udp.give(&ping).expect("a PING");
+        let reused = udp.seal(frame_type, udp.seq - 1, b"under a used number");
+        assert_eq!(udp.give(&reused), Err(DropReason::Stale), "{frame_type:?}");
+        assert!(matches!(udp.give(&ping), Ok(Got::Utack(_, Acknowledged::Duplicate))));
+    }
+}

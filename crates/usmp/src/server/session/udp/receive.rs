@@ -45,6 +45,11 @@ impl<P: Provider, A: Copy + Eq> UdpSession<P, A> {
         };
         match known {
             Known::Stale => return Err(DropReason::Stale),
+            // The number is that of a control frame. Old C releases use a number again after a failed send (WIRE.md, W23); to
+            // acknowledge the message would be a lie.
+            Known::Again if deferred && self.commits.committed() != Some(seq) => {
+                return Err(DropReason::Stale);
+            }
             Known::New if self.memory.pending().is_some() => return Err(DropReason::RekeyPending),
             Known::New if message && self.commits.is_interrupted_at(seq) => {
                 return Err(DropReason::Interrupted);
