@@ -12,6 +12,9 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct EdgeConfig {
+    /// Name of this process among its peers, where it says which revocations it has applied. Default: the host's name, in Kubernetes
+    /// the pod's. Two processes of one name speak for each other.
+    pub name: Option<String>,
     /// Address and port for devices over TCP, or `"off"`. Port 0 lets the system choose. Default `0.0.0.0:9000`.
     /// `[::]:9000` takes IPv6 and IPv4.
     pub tcp: Listen,
@@ -43,6 +46,7 @@ pub struct EdgeConfig {
 impl Default for EdgeConfig {
     fn default() -> Self {
         Self {
+            name: None,
             tcp: Listen::default(),
             udp: Listen::default(),
             shards: None,
@@ -362,6 +366,13 @@ impl EdgeConfig {
             }
             _ => Ok(()),
         }
+    }
+
+    /// The process's name: as configured, else the host's.
+    #[must_use]
+    pub fn name(&self) -> String {
+        let host = || nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok());
+        self.name.clone().or_else(host).unwrap_or_else(|| "edge".to_owned())
     }
 
     /// The number of shards: as configured, else one per core.

@@ -8,10 +8,10 @@ use std::time::Duration;
 
 use mio::{Poll, Waker};
 use opentelemetry::metrics::Meter;
-use sluice_bus::{BusConfig, BusError, EventEncoder, Writer};
-use sluice_store::Store;
+use sluice_bus::{BusConfig, BusError, EventEncoder, Writer, WriterStats};
+use sluice_store::{LogPosition, Store};
 use tokio::runtime::Handle;
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use usmp::Secret;
@@ -20,10 +20,11 @@ use usmp::crypto::AwsLc;
 use crate::clock::Clock;
 use crate::config::{EdgeConfig, EdgeConfigError};
 use crate::counts::{self, Counts};
-use crate::fleet::{Fleet, follow_revocations};
+use crate::fleet::Fleet;
 use crate::handle::{Addresses, EdgeHandle};
 use crate::link::{Relayed, ShardLink, ToFleet, ToShard};
 use crate::lookups::Lookups;
+use crate::revocations;
 use crate::session_ids::SessionIds;
 use crate::shard::{Cookies, Core, Inputs, Parts, PeerShard, Places, Records, Shard, WAKER, random_secret};
 use crate::sockets::{BindError, ShardSockets, bind};
@@ -90,6 +91,7 @@ pub struct Edge {
     stop: CancellationToken,
     tasks: TaskTracker,
     failed: Option<oneshot::Receiver<()>>,
+    writers: Vec<Arc<WriterStats>>,
 }
 
 #[derive(Debug)]
@@ -97,6 +99,7 @@ struct Running {
     link: ShardLink,
     /// What its thread ended with: records given up.
     ended: oneshot::Receiver<usize>,
+    writer: Arc<WriterStats>,
 }
 
 /// What a shard is made of before its thread starts.
@@ -116,6 +119,10 @@ impl Edge {
     ///
     /// [`StartError`].
     pub fn start(config: EdgeConfig, deps: &Deps) -> Result<Self, StartError> {
+        Self::start_with(config, deps, || {})
+    }
+
+    fn start_with(config: EdgeConfig, deps: &Deps, settling: fn()) -> Result<Self, StartError> {
         config.validate()?;
         let config = Arc::new(config);
         let (clock, count) = (Clock::start(), config.shard_count());
@@ -133,7 +140,7 @@ impl Edge {
         let (commands, asked) = mpsc::channel(COMMANDS);
         let links: Vec<ShardLink> = prepared.iter().map(|shard| shard.link.clone()).collect();
         let peers: Vec<PeerShard> = prepared.iter().map(|shard| shard.peer.clone()).collect();
-        let common = Common::new(&config, deps, clock, tasks.clone(), to_fleet)?;
+        let common = Common::new(&config, deps, clock, tasks.clone(), to_fleet, settling)?;
         let (failure, failed) = oneshot::channel();
         let failure = Arc::new(std::sync::Mutex::new(Some(failure)));
         let mut shards = Vec::with_capacity(count);
@@ -152,19 +159,33 @@ impl Edge {
         }
         drop(common);
         let (batches, revocations) = mpsc::channel(16);
-        let following = follow_revocations(deps.store.clone(), batches, stop.clone());
+        let following = revocations::follow(deps.store.clone(), batches, stop.clone());
         tasks.spawn(alarmed(Alarm(Arc::clone(&failure)), following));
+        let (applied, seen) = watch::channel(LogPosition::START);
+        tasks.spawn(revocations::report(deps.store.clone(), config.name(), seen, stop.clone()));
         let half_open = config.session.half_open_per_device.get() as usize;
-        let fleet = Fleet::new(deps.store.clone(), clock, links, half_open, tasks.clone());
+        let fleet = Fleet::new(deps.store.clone(), clock, links, half_open, applied, tasks.clone());
         tasks.spawn(alarmed(Alarm(failure), fleet.run(from_shards, asked, revocations)));
         let handle = EdgeHandle { addresses, commands, counts };
-        Ok(Self { handle, config, clock, shards, stop, tasks, failed: Some(failed) })
+        let writers = shards.iter().map(|shard| Arc::clone(&shard.writer)).collect();
+        Ok(Self { handle, config, clock, shards, stop, tasks, failed: Some(failed), writers })
     }
 
     /// The way into it.
     #[must_use]
     pub fn handle(&self) -> EdgeHandle {
         self.handle.clone()
+    }
+
+    /// Waits until all writers know the topics and may write, so that the first record of a device waits for its commit alone. `false`
+    /// when that took too long: records then wait for Kafka, as ever.
+    pub async fn warm(&self, within: Duration) -> bool {
+        let mut waiting = tokio::task::JoinSet::new();
+        for writer in &self.writers {
+            let writer = Arc::clone(writer);
+            waiting.spawn_blocking(move || writer.await_warm(within));
+        }
+        waiting.join_all().await.into_iter().all(|warm| warm)
     }
 
     /// Waits until a part of the edge ends by itself, which is a fault; never otherwise. Drain it then.
@@ -192,7 +213,7 @@ impl Edge {
         let deadline = tokio::time::sleep(self.config.drain.deadline);
         tokio::pin!(deadline);
         let (mut unknown_records, mut late) = (0, false);
-        for Running { link, mut ended } in std::mem::take(&mut self.shards) {
+        for Running { link, mut ended, .. } in std::mem::take(&mut self.shards) {
             let given_up = tokio::select! {
                 given_up = &mut ended => given_up.unwrap_or(0),
                 () = &mut deadline, if !late => {
@@ -252,7 +273,7 @@ fn no_shard() -> io::Error {
 
 type Failure = Arc<std::sync::Mutex<Option<oneshot::Sender<()>>>>;
 
-/// Tells that a shard, or a task without which revocations would go unheard, has ended, however it did.
+/// Tells that a shard, its writer, or a task without which revocations would go unheard, has ended, however it did.
 struct Alarm(Failure);
 
 async fn alarmed(alarm: Alarm, task: impl Future<Output = ()>) {
@@ -284,6 +305,8 @@ struct Common {
     tasks: TaskTracker,
     fleet: mpsc::Sender<ToFleet>,
     runtime: Handle,
+    /// Called by the writers' threads for each group.
+    settling: fn(),
 }
 
 impl Common {
@@ -293,6 +316,7 @@ impl Common {
         clock: Clock,
         tasks: TaskTracker,
         fleet: mpsc::Sender<ToFleet>,
+        settling: fn(),
     ) -> Result<Self, StartError> {
         let secret = || random_secret().ok_or_else(|| io::Error::other("no random bytes"));
         Ok(Self {
@@ -309,6 +333,7 @@ impl Common {
             tasks,
             fleet,
             runtime: Handle::current(),
+            settling,
         })
     }
 
@@ -323,7 +348,9 @@ impl Common {
         let Prepared { poll, sockets, link, inbox, peer, relayed } = shard;
         let groups = self.config.limits.groups_per_shard.get() as usize;
         let (returned, settled) = sync_channel(groups);
-        let writer = Writer::start(&format!("kafka-{number}"), &self.bus, settle(returned, peer.waker))?;
+        let settle = settle(returned, peer.waker, self.settling, Alarm(Arc::clone(&failure)));
+        let writer = Writer::start(&format!("kafka-{number}"), &self.bus, settle)?;
+        let stats = Arc::clone(writer.stats());
         let core = Core::new(Parts {
             shard: number as u16,
             config: Arc::clone(&self.config),
@@ -368,19 +395,58 @@ impl Common {
             let _ = ending.send(given_up);
         })?;
         start.recv().unwrap_or_else(|_| Err(io::Error::other("a shard ended at its start")))?;
-        Ok(Running { link, ended })
+        Ok(Running { link, ended, writer: stats })
     }
 }
 
 /// Gives groups back to their shard. The queue has a place for each group there is.
+///
+/// The alarm is the writer's: it goes with its thread, and a thread that panics lets everything go that it holds.
 fn settle(
     returned: SyncSender<sluice_bus::Group>,
     waker: Arc<Waker>,
+    settling: fn(),
+    alarm: Alarm,
 ) -> impl FnMut(sluice_bus::Group) + Send + 'static {
     move |group| {
+        let _kept = &alarm;
+        settling();
         // A shard that is gone waits for nothing.
         if returned.try_send(group).is_ok() {
             let _ = waker.wake();
         }
+    }
+}
+
+#[cfg(all(test, feature = "embedded-broker"))]
+mod tests {
+    use opentelemetry::metrics::MeterProvider as _;
+    use sluice_bus::EmbeddedBroker;
+    use sluice_store::KekRing;
+
+    use super::*;
+    use crate::config::Listen;
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_writer_that_panics_is_a_failure_and_the_drain_says_what_was_given_up() {
+        let broker = EmbeddedBroker::start("sluice", 1).expect("a broker");
+        let store = Store::in_memory(KekRing::generate().expect("random bytes")).await.expect("a store");
+        let meter = opentelemetry_sdk::metrics::SdkMeterProvider::default().meter("test");
+        let deps = Deps { store, bus: broker.configure(&BusConfig::default()), meter };
+        let any = Listen::On("127.0.0.1:0".parse().expect("an address"));
+        let mut config = EdgeConfig { tcp: any, udp: Listen::Off, ..EdgeConfig::default() };
+        config.shards = std::num::NonZeroUsize::new(1);
+        // Far longer than a drain may take that has nothing to wait for.
+        config.drain.deadline = Duration::from_secs(120);
+        let mut edge = Edge::start_with(config, &deps, || panic!("on purpose")).expect("free ports");
+        let address = edge.handle().addresses().tcp.expect("listening");
+        // Version 0x01 is refused, and that is a record.
+        let mut peer = std::net::TcpStream::connect(address).expect("listening");
+        io::Write::write_all(&mut peer, b"UM\x01\x01\x00\x00\x00\x00\x00\x00\x00").expect("room");
+        let patience = Duration::from_secs(30);
+        tokio::time::timeout(patience, edge.failure()).await.expect("the writer's end is told");
+        let ending = tokio::time::timeout(patience, edge.drain()).await.expect("nothing is waited for");
+        let Ending::Late { unknown_records } = ending else { panic!("{ending:?}") };
+        assert_eq!(unknown_records, 1);
     }
 }

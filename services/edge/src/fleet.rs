@@ -11,8 +11,7 @@ use std::time::Duration;
 use sluice_proto::events::v1::CloseReason;
 use sluice_store::{KeyLookup, LogPosition, RevocationBatch, Store, StoreError};
 use sluice_types::{DeviceEpoch, DeviceId};
-use tokio::sync::{Semaphore, mpsc};
-use tokio_util::sync::CancellationToken;
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio_util::task::TaskTracker;
 use usmp::Instant;
 
@@ -44,6 +43,8 @@ pub(crate) struct Fleet {
     revoked: HashMap<DeviceId, Instant>,
     /// Look-ups before this are no longer covered by `revoked`.
     forgotten_before: Instant,
+    /// How far the revocation log is applied.
+    applied: watch::Sender<LogPosition>,
     store_calls: Arc<Semaphore>,
     answers: mpsc::Sender<Answer>,
     answered: mpsc::Receiver<Answer>,
@@ -56,6 +57,7 @@ impl Fleet {
         clock: Clock,
         shards: Vec<ShardLink>,
         half_open_per_device: usize,
+        applied: watch::Sender<LogPosition>,
         tasks: TaskTracker,
     ) -> Self {
         let (answers, answered) = mpsc::channel(STORE_CALLS);
@@ -67,6 +69,7 @@ impl Fleet {
             directory: Directory::default(),
             revoked: HashMap::new(),
             forgotten_before: Instant::from_micros(0),
+            applied,
             store_calls: Arc::new(Semaphore::new(STORE_CALLS)),
             answers,
             answered,
@@ -207,6 +210,7 @@ impl Fleet {
                 self.check_again(device);
             }
         }
+        self.applied.send_replace(batch.position);
     }
 
     fn check_again(&self, device: DeviceId) {
@@ -241,37 +245,6 @@ impl Fleet {
                     return;
                 };
                 shard.send(ToShard::Send { session, payload, done }).await;
-            }
-        }
-    }
-}
-
-/// Follows the revocation log and hands its entries to the fleet, until told to stop. An outage of the store is waited out.
-pub(crate) async fn follow_revocations(
-    store: Store,
-    batches: mpsc::Sender<RevocationBatch>,
-    stop: CancellationToken,
-) {
-    let mut watch = store.watch_revocations(LogPosition::START);
-    let mut failing = false;
-    loop {
-        let next = tokio::select! {
-            next = watch.next() => next,
-            () = stop.cancelled() => return,
-        };
-        match next {
-            Ok(batch) => {
-                if std::mem::take(&mut failing) {
-                    tracing::info!("the revocation log is followed again");
-                }
-                if batches.send(batch).await.is_err() {
-                    return;
-                }
-            }
-            Err(error) => {
-                if !std::mem::replace(&mut failing, true) {
-                    tracing::warn!(%error, "the revocation log cannot be followed; live sessions go on, trying again");
-                }
             }
         }
     }

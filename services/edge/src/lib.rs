@@ -23,6 +23,7 @@ mod lookups;
 mod path;
 mod process;
 mod proxy;
+mod revocations;
 mod security;
 mod session_ids;
 mod shard;

@@ -106,10 +106,21 @@ pub async fn main(file: &Path) -> Result<(), RunError> {
 
     let readiness = Readiness::new();
     let listening = readiness.latch("listeners");
-    let (store_check, kafka_check) = (readiness.check("store"), readiness.check("kafka"));
+    let checks = Checks {
+        store: readiness.check("store"),
+        kafka: readiness.check("kafka"),
+        topics: readiness.check("topics"),
+    };
     let admin = Admin::bind(&config.admin)?.with(telemetry.clone(), readiness.clone());
     let store = Store::open(&config.store).await?;
-    sluice_bus::check(&config.bus).await?;
+    match sluice_bus::check(&config.bus).await {
+        // It may be away for an hour, and a pod that waits for it serves nobody who could be told so. What is wrong with the topics, or
+        // the settings, will not pass.
+        Err(error @ BusError::Unreachable { .. }) => {
+            tracing::warn!(%error, "starting without Kafka: nothing is acknowledged until it answers");
+        }
+        checked => checked?,
+    }
     let deps = Deps { store: store.clone(), bus: config.bus.clone(), meter: telemetry.meter("sluice.edge") };
     let mut edge = Edge::start(config.edge.clone(), &deps)?;
     let admin = if config.edge.dangerously_allow_admin_send {
@@ -122,11 +133,13 @@ pub async fn main(file: &Path) -> Result<(), RunError> {
     let over = Shutdown::new();
     let tasks = Tasks::new(over.clone());
     tasks.accompany("admin", admin.serve());
-    tasks.spawn(
-        "checks",
-        OnEnd::Log,
-        watch(store, config.bus.clone(), store_check, kafka_check, over.clone()),
-    );
+    tasks.spawn("checks", OnEnd::Log, watch(store, config.bus.clone(), checks, over.clone()));
+    tokio::select! {
+        warm = edge.warm(WARM_WITHIN) => if !warm {
+            tracing::warn!("Kafka has not answered the writers; ready all the same, records wait for it");
+        },
+        () = shutdown.requested() => {}
+    }
     listening.release();
     tracing::info!("ready");
 
@@ -155,19 +168,64 @@ pub async fn main(file: &Path) -> Result<(), RunError> {
 /// How often the back ends are asked whether they are there, for `/readyz?verbose`.
 const CHECK_EVERY: Duration = Duration::from_secs(5);
 
-async fn watch(store: Store, bus: BusConfig, store_check: Check, kafka_check: Check, over: Shutdown) {
+/// How often they are asked how safely they keep records.
+const WEAKNESSES_EVERY: u32 = 60;
+
+/// How long readiness waits for the writers' first answers from Kafka.
+const WARM_WITHIN: Duration = Duration::from_secs(5);
+
+/// What is shown beside readiness.
+struct Checks {
+    store: Check,
+    kafka: Check,
+    topics: Check,
+}
+
+async fn watch(store: Store, bus: BusConfig, checks: Checks, over: Shutdown) {
+    let mut weaknesses = Weaknesses::default();
+    let mut round = 0;
     loop {
         match store.check().await {
-            Ok(()) => store_check.ok(),
-            Err(error) => store_check.failing(error),
+            Ok(()) => checks.store.ok(),
+            Err(error) => checks.store.failing(error),
         }
         match sluice_bus::check(&bus).await {
-            Ok(()) => kafka_check.ok(),
-            Err(error) => kafka_check.failing(error),
+            Ok(()) => {
+                checks.kafka.ok();
+                if round % WEAKNESSES_EVERY == 0 {
+                    weaknesses.ask(&bus, &checks.topics).await;
+                }
+                round += 1;
+            }
+            Err(error) => checks.kafka.failing(error),
         }
         tokio::select! {
             () = tokio::time::sleep(CHECK_EVERY) => {}
             () = over.requested() => return,
+        }
+    }
+}
+
+/// What makes an acknowledgement worth less than it could be; logged when it changes.
+#[derive(Default)]
+struct Weaknesses(Vec<String>);
+
+impl Weaknesses {
+    async fn ask(&mut self, bus: &BusConfig, check: &Check) {
+        match sluice_bus::weaknesses(bus).await {
+            Ok(found) => {
+                let found: Vec<String> = found.iter().map(ToString::to_string).collect();
+                for weakness in found.iter().filter(|weakness| !self.0.contains(weakness)) {
+                    tracing::warn!(weakness, "the topics keep records less safely than they could");
+                }
+                if found.is_empty() {
+                    check.ok()
+                } else {
+                    check.failing(found.join("; "))
+                }
+                self.0 = found;
+            }
+            Err(error) => check.failing(format_args!("cannot be described: {error}")),
         }
     }
 }

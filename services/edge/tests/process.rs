@@ -132,6 +132,36 @@ fn it_serves_from_a_file_and_drains_on_sigterm() {
 }
 
 #[test]
+fn it_starts_without_kafka_says_so_and_is_ready() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = |name: &str| folder.path().join(name);
+    std::fs::write(path("kek"), rand::random::<[u8; 32]>()).expect("a file");
+    // Nobody listens here: the port was free a moment ago.
+    let nobody =
+        std::net::TcpListener::bind("127.0.0.1:0").and_then(|bound| bound.local_addr()).expect("a port");
+    let config = format!(
+        "[edge]\ntcp = \"127.0.0.1:0\"\nudp = \"off\"\n[admin]\nlisten = \"127.0.0.1:0\"\n\
+         [store]\nkind = \"local\"\nkek_file = {kek:?}\n[store.local]\npath = {db:?}\n[bus]\nbrokers = [\"{nobody}\"]\n",
+        kek = path("kek"),
+        db = path("store.redb"),
+    );
+    std::fs::write(path("edge.toml"), config).expect("a file");
+    let mut child = Killed(edge(&path("edge.toml")).spawn().expect("the binary"));
+    let mut log = BufReader::new(child.0.stderr.take().expect("piped"));
+    let admin = logged_address(&mut log, "admin listener");
+    common::eventually("ready without Kafka", || get(admin, "/readyz").starts_with("HTTP/1.1 200"));
+    common::eventually("Kafka is named", || {
+        let answer = get(admin, "/readyz?verbose");
+        answer.contains("[-] kafka no answer from Kafka at") && answer.contains(&nobody.to_string())
+    });
+    let pid = nix::unistd::Pid::from_raw(i32::try_from(child.0.id()).expect("a pid"));
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).expect("running");
+    let rest: Vec<String> = log.lines().map_while(Result::ok).collect();
+    let status = child.0.wait().expect("a child");
+    assert!(status.success(), "nothing was there to be given up, {status}: {rest:#?}");
+}
+
+#[test]
 fn an_unknown_setting_is_refused_by_name_and_nothing_starts() {
     let folder = tempfile::tempdir().expect("a folder");
     let file = folder.path().join("edge.toml");

@@ -11,7 +11,7 @@ use common::device::{
 };
 use common::{Fixture, PSK, config, id, registered};
 use sluice_edge::Count;
-use sluice_store::Reason;
+use sluice_store::{LogPosition, Reason};
 use usmp::wire::{Frame, FrameType, Utack, crc16};
 
 #[test]
@@ -52,6 +52,11 @@ fn a_revoked_device_loses_its_session_and_gets_no_other() {
         let revoked = fixture.store.revoke(registered(id(number)), &reason);
         fixture.runtime.block_on(revoked).expect("a device");
     }
+    let log = fixture.runtime.block_on(fixture.store.revocations_after(LogPosition::START)).expect("a log");
+    common::eventually("the store hears that they are applied here", || {
+        let applied = fixture.runtime.block_on(fixture.store.applied_positions()).expect("an answer");
+        applied.iter().any(|one| one.pod == config().name() && one.position >= log.position)
+    });
     common::device::await_frame(&udp.socket, FrameType::Bye);
     assert_eq!(tcp.receive().map(|(frame_type, ..)| frame_type), Some(FrameType::Bye));
     assert!(tcp.receive().is_none());

@@ -27,6 +27,9 @@ use crate::folder;
 /// Partitions of each topic that `sluice dev` creates.
 const PARTITIONS: i32 = 4;
 
+/// How long the first answers of Kafka are waited for.
+const WARM_WITHIN: Duration = Duration::from_secs(5);
+
 /// How long the parts beside the edge may take to end.
 const END_WITHIN: Duration = Duration::from_secs(2);
 
@@ -87,6 +90,8 @@ pub(crate) async fn run(global: &Global, args: DevArgs) -> Result<()> {
     });
     let viewer = view::follow(broker.config.clone(), edge.handle(), over.clone()).await;
     let targets = simulate::Targets { tcp: loopback(tcp), udp: loopback(udp) };
+    // With the broker here or at hand this takes a moment; without it records wait, as ever.
+    let _slow = edge.warm(WARM_WITHIN).await;
     let simulated = simulate::start(&store, targets, args.simulate, args.simulate_interval).await?;
     listening.release();
     if let Some(file) = &args.ready_file {

@@ -251,9 +251,9 @@ impl Core {
         Released::Message(Facts { messages: 1, ..session.facts })
     }
 
-    /// Whether nothing that was taken waits for its commit.
-    pub(crate) fn is_idle(&self) -> bool {
-        self.records.is_idle() && self.waiting.len() == 0
+    /// Whether nothing that was taken waits for its commit, or nothing will be committed any more.
+    pub(crate) fn is_through(&self) -> bool {
+        self.records.is_idle() && self.waiting.len() == 0 || !self.records.has_writer()
     }
 
     /// Gives back the session's place and tells everybody that it is over.

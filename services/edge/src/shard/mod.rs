@@ -303,7 +303,7 @@ impl<P: Provider> Shard<P> {
     fn say_farewell(&mut self) {
         let now = self.core.now;
         match self.phase {
-            Phase::Finishing(until) if self.core.is_idle() || until <= now => {
+            Phase::Finishing(until) if self.core.is_through() || until <= now => {
                 if let Some(udp) = &mut self.udp {
                     udp.close_all(&mut self.core, CloseReason::Drain);
                 }
@@ -322,7 +322,7 @@ impl<P: Provider> Shard<P> {
                     if let Some(tcp) = &mut self.tcp {
                         tcp.end_all(&mut self.core);
                     }
-                } else if commits <= now || silent && self.core.is_idle() && self.core.fleet.flush() {
+                } else if commits <= now || silent && self.core.is_through() && self.core.fleet.flush() {
                     self.phase = Phase::Over;
                 }
             }

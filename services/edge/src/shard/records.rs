@@ -57,6 +57,15 @@ struct Filling {
     bytes: usize,
 }
 
+/// What is kept of a group while the writer has it.
+#[derive(Debug, Default)]
+struct UnderWay {
+    messages: Vec<Message>,
+    bytes: usize,
+    /// Events among them.
+    records: usize,
+}
+
 /// A group with its outcomes.
 #[derive(Debug)]
 pub(crate) struct Batch(Filling);
@@ -78,7 +87,7 @@ pub(crate) struct Records {
     /// Full ones that the writer has not taken yet.
     full: VecDeque<Filling>,
     /// Messages of the groups that the writer has, in its order.
-    under_way: VecDeque<(Vec<Message>, usize)>,
+    under_way: VecDeque<UnderWay>,
     free: Vec<Filling>,
     events: VecDeque<Event>,
     max_records: usize,
@@ -244,9 +253,10 @@ impl Records {
 
     fn hand_over(&mut self, filling: Filling) -> Result<(), Filling> {
         let Filling { group, messages, bytes } = filling;
+        let records = group.len();
         match self.writer.try_submit(group) {
             Ok(()) => {
-                self.under_way.push_back((messages, bytes));
+                self.under_way.push_back(UnderWay { messages, bytes, records });
                 Ok(())
             }
             Err(group) => Err(Filling { group, messages, bytes }),
@@ -255,7 +265,7 @@ impl Records {
 
     /// Joins a group that came back with its messages; the writer keeps the order.
     pub(crate) fn take_back(&mut self, group: Settled) -> Batch {
-        let (messages, bytes) = self.under_way.pop_front().unwrap_or_default();
+        let UnderWay { messages, bytes, .. } = self.under_way.pop_front().unwrap_or_default();
         self.settled += 1;
         Batch(Filling { group, messages, bytes })
     }
@@ -276,9 +286,17 @@ impl Records {
             && self.open.as_ref().is_none_or(|open| open.group.is_empty())
     }
 
+    /// Whether what is handed over can still become final.
+    pub(crate) fn has_writer(&self) -> bool {
+        self.writer.is_running()
+    }
+
     /// Ends the writer; gives the number of records whose outcome nobody knows.
     pub(crate) fn shutdown(self, within: std::time::Duration) -> usize {
         let waiting = self.full.iter().chain(&self.open).map(|filling| filling.group.len()).sum::<usize>();
-        waiting + self.writer.shutdown(within)
+        // A writer that is gone has taken its groups with it.
+        let under_way: usize = self.under_way.iter().map(|group| group.records).sum();
+        let runs = self.writer.is_running();
+        waiting + if runs { self.writer.shutdown(within) } else { under_way }
     }
 }
