@@ -5,6 +5,8 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::net::{IpAddr, Ipv6Addr};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use usmp::DeviceId;
@@ -27,50 +29,71 @@ struct Failures {
     last: Instant,
 }
 
-/// Failed proofs by (address, device). Bounded: when full, the entries that are over are dropped, then the one that
-/// failed longest ago.
-#[derive(Debug)]
+/// Failed proofs by (address, device), over all shards: clones mean the same table, for the system spreads a device's connections over
+/// the shards. Bounded: when full, the entries that are over are dropped, then the eighth that failed longest ago.
+///
+/// Only handshakes look, and none of them takes the lock while nobody has failed lately.
+#[derive(Debug, Clone)]
 pub(crate) struct Penalties {
     after: u32,
     longest: Duration,
     capacity: usize,
-    failures: HashMap<(IpAddr, [u8; 6]), Failures>,
+    /// Entries in the table.
+    length: Arc<AtomicUsize>,
+    failures: Arc<Mutex<Table>>,
 }
+
+type Table = HashMap<(IpAddr, [u8; 6]), Failures>;
 
 /// Failures this long ago no longer count.
 const FORGOTTEN_AFTER: Duration = Duration::from_secs(600);
 
 impl Penalties {
     pub(crate) fn new(after: u32, longest: Duration, capacity: usize) -> Self {
-        Self { after, longest, capacity, failures: HashMap::new() }
+        Self { after, longest, capacity, length: Arc::default(), failures: Arc::default() }
     }
 
     /// Whether a handshake of this device from this address has to wait.
     pub(crate) fn waits(&self, now: Instant, address: IpAddr, device: DeviceId) -> bool {
-        self.failures
-            .get(&(network(address), device.0))
-            .is_some_and(|failures| now < failures.last + self.penalty(failures.count))
+        !self.is_empty()
+            && self
+                .table()
+                .get(&(network(address), device.0))
+                .is_some_and(|failures| now < failures.last + self.penalty(failures.count))
     }
 
     /// A proof of this device from this (verified) address was wrong.
-    pub(crate) fn failed(&mut self, now: Instant, address: IpAddr, device: DeviceId) {
+    pub(crate) fn failed(&self, now: Instant, address: IpAddr, device: DeviceId) {
         let key = (network(address), device.0);
-        if !self.failures.contains_key(&key) && self.failures.len() >= self.capacity {
-            self.make_room(now);
+        let mut table = self.table();
+        if !table.contains_key(&key) && table.len() >= self.capacity {
+            make_room(&mut table, self.capacity, now);
         }
-        let entry = self.failures.entry(key).or_insert(Failures { count: 0, last: now });
+        let entry = table.entry(key).or_insert(Failures { count: 0, last: now });
         if now - entry.last > FORGOTTEN_AFTER {
             entry.count = 0;
         }
         entry.count = entry.count.saturating_add(1);
         entry.last = now;
+        self.length.store(table.len(), Ordering::Relaxed);
     }
 
     /// A proof was right: nothing is held against the device there.
-    pub(crate) fn succeeded(&mut self, address: IpAddr, device: DeviceId) {
-        if !self.failures.is_empty() {
-            self.failures.remove(&(network(address), device.0));
+    pub(crate) fn succeeded(&self, address: IpAddr, device: DeviceId) {
+        if !self.is_empty() {
+            let mut table = self.table();
+            table.remove(&(network(address), device.0));
+            self.length.store(table.len(), Ordering::Relaxed);
         }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.length.load(Ordering::Relaxed) == 0
+    }
+
+    fn table(&self) -> MutexGuard<'_, Table> {
+        // Each change is whole before the next begins, so a panic elsewhere leaves nothing half-done.
+        self.failures.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn penalty(&self, count: u32) -> Duration {
@@ -82,14 +105,16 @@ impl Penalties {
             }
         }
     }
+}
 
-    fn make_room(&mut self, now: Instant) {
-        self.failures.retain(|_, failures| now - failures.last <= FORGOTTEN_AFTER);
-        if self.failures.len() >= self.capacity
-            && let Some(oldest) = self.failures.iter().min_by_key(|entry| entry.1.last).map(|entry| *entry.0)
-        {
-            self.failures.remove(&oldest);
-        }
+/// Many go at once, so that a full table is looked through once for many failures, not for each.
+fn make_room(table: &mut Table, capacity: usize, now: Instant) {
+    table.retain(|_, failures| now - failures.last <= FORGOTTEN_AFTER);
+    if table.len() >= capacity {
+        let mut ages: Vec<Instant> = table.values().map(|failures| failures.last).collect();
+        let goes = (ages.len() / 8).min(ages.len().saturating_sub(1));
+        let (_, &mut newest_to_go, _) = ages.select_nth_unstable(goes);
+        table.retain(|_, failures| failures.last > newest_to_go);
     }
 }
 
@@ -189,7 +214,7 @@ mod tests {
 
     #[test]
     fn a_failing_device_waits_longer_each_time_and_its_neighbours_do_not() {
-        let mut penalties = Penalties::new(3, Duration::from_secs(4), 10);
+        let penalties = Penalties::new(3, Duration::from_secs(4), 10);
         let nat = ip("192.0.2.1");
         let mut now = at(0);
         let mut waited = Vec::new();
@@ -212,8 +237,20 @@ mod tests {
     }
 
     #[test]
+    fn a_failure_on_one_shard_counts_on_all() {
+        let penalties = Penalties::new(2, Duration::from_secs(60), 10);
+        let shards = [penalties.clone(), penalties.clone(), penalties];
+        let nat = ip("192.0.2.1");
+        shards[0].failed(at(0), nat, DEVICE);
+        shards[1].failed(at(0), nat, DEVICE);
+        assert!(shards.iter().all(|shard| shard.waits(at(0), nat, DEVICE)), "{shards:?}");
+        shards[2].succeeded(nat, DEVICE);
+        assert!(!shards.iter().any(|shard| shard.waits(at(0), nat, DEVICE)), "{shards:?}");
+    }
+
+    #[test]
     fn old_failures_are_forgotten() {
-        let mut penalties = Penalties::new(1, Duration::from_secs(60), 10);
+        let penalties = Penalties::new(1, Duration::from_secs(60), 10);
         for _ in 0..9 {
             penalties.failed(at(0), ip("192.0.2.1"), DEVICE);
         }
@@ -223,11 +260,11 @@ mod tests {
 
     #[test]
     fn the_table_of_failures_is_bounded() {
-        let mut penalties = Penalties::new(1, Duration::from_secs(60), 8);
+        let penalties = Penalties::new(1, Duration::from_secs(60), 8);
         for last in 0..100 {
             penalties.failed(at(u64::from(last)), ip("192.0.2.1"), DeviceId([2, 0, 0, 0, 1, last]));
         }
-        assert_eq!(penalties.failures.len(), 8);
+        assert!((4..=8).contains(&penalties.table().len()), "{penalties:?}");
         assert!(penalties.waits(at(99), ip("192.0.2.1"), DeviceId([2, 0, 0, 0, 1, 99])), "the newest stays");
     }
 

@@ -17,6 +17,7 @@ use tokio_util::task::TaskTracker;
 use usmp::Secret;
 use usmp::crypto::AwsLc;
 
+use crate::admission::Penalties;
 use crate::clock::Clock;
 use crate::config::{EdgeConfig, EdgeConfigError};
 use crate::counts::{self, Counts};
@@ -300,6 +301,7 @@ struct Common {
     cookies: Secret<32>,
     decoy: Secret<32>,
     places: Places,
+    penalties: Penalties,
     store: Store,
     budget: Arc<Semaphore>,
     tasks: TaskTracker,
@@ -328,6 +330,11 @@ impl Common {
             cookies: secret()?,
             decoy: secret()?,
             places: Places::default(),
+            penalties: Penalties::new(
+                config.handshake.failures_before_penalty.get(),
+                config.handshake.max_penalty,
+                config.handshake.in_progress_per_shard.get() as usize * config.shard_count(),
+            ),
             store: deps.store.clone(),
             budget: Arc::new(Semaphore::new(config.handshake.key_lookups.get() as usize)),
             tasks,
@@ -368,6 +375,7 @@ impl Common {
             },
             fleet: self.fleet.clone(),
             places: self.places.clone(),
+            penalties: self.penalties.clone(),
             decoy: self.decoy.duplicate(),
         });
         let now_unix_s = self.clock.wall().as_millis().max(0) as u64 / 1000;

@@ -67,6 +67,7 @@ pub(crate) struct Parts {
     pub(crate) lookups: Lookups,
     pub(crate) fleet: mpsc::Sender<ToFleet>,
     pub(crate) places: Places,
+    pub(crate) penalties: Penalties,
     pub(crate) decoy: Secret<32>,
 }
 
@@ -98,11 +99,7 @@ impl Core {
                 config.security_events.window,
                 config.security_events.watched_per_shard.get() as usize,
             ),
-            penalties: Penalties::new(
-                handshake.failures_before_penalty.get(),
-                handshake.max_penalty,
-                handshake.in_progress_per_shard.get() as usize,
-            ),
+            penalties: parts.penalties,
             ids: parts.ids,
             lookups: parts.lookups,
             buffers: Buffers::new(config.limits.reassembly_buffers_per_shard.get()),
