@@ -14,7 +14,7 @@ use crate::defence::{Defence, Defences};
 use crate::invariant::{Broken, Invariant};
 
 /// Set of sequence numbers: bit n is number n.
-type Mask = u8;
+type Mask = u16;
 
 /// A frame that the device has sent. Its number is its place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
