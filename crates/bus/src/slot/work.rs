@@ -39,7 +39,7 @@ impl Work {
         let mut last = now();
         loop {
             let due = self.gather(last);
-            last = now();
+            let begun = now();
             let done = match due {
                 Due::Groups => self.commit(&mut all),
                 Due::Heartbeat => self.beat(),
@@ -48,6 +48,11 @@ impl Work {
             if let Err(end) = done {
                 return self.end(end);
             }
+            last = match self.guarantee {
+                // The coordinator ends the transaction behind our back; one that begins before waits 20 ms and more.
+                Guarantee::ExactlyOnce => now(),
+                Guarantee::AtLeastOnce => begun,
+            };
             self.note_position();
             for group in self.publisher.groups.drain(..) {
                 count(&self.publisher.stats.groups, 1);
