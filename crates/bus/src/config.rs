@@ -34,8 +34,9 @@ pub struct BusConfig {
     /// Slots into which UDP sessions are divided: the partitions of the ledger topic when it is created, at least twice the largest
     /// number of pods, 1 to 1024. Fixed at its creation. Default 64.
     pub slots: u16,
-    /// Shortest time between two commits of one slot. Default `3ms`. Longer: fewer, larger transactions, later
-    /// acknowledgements.
+    /// Pause between two commits of one slot: with `exactly_once` from the end of one to the beginning of the next, with
+    /// `at_least_once` between their beginnings. Default `3ms`. Longer: fewer, larger transactions, later acknowledgements. Shorter:
+    /// the next transaction begins before Kafka has ended the last one, and waits 20 ms.
     #[serde(with = "humantime_serde")]
     #[schemars(with = "String")]
     pub group_interval: Duration,

@@ -10,7 +10,7 @@ use rdkafka::producer::Producer as _;
 
 use super::reader::{LedgerReader, remaining};
 use super::transaction::{End, is_retriable};
-use super::work::Work;
+use super::work::{Pace, Work};
 use super::{Gate, SlotLost, SlotSettle, SlotWriter};
 use crate::ledger::{Oddities, Owner, OwnerMark, SessionState, Snapshot, encode_owner};
 use crate::writer::{Publisher, Stop, WriterStats};
@@ -18,6 +18,9 @@ use crate::{BusConfig, BusError, ConfigError, Guarantee};
 
 /// How long one call into librdkafka may take before the deadline is looked at.
 const CALL: Duration = Duration::from_millis(500);
+
+/// See [`Pace::heartbeat`].
+const HEARTBEAT: Duration = Duration::from_secs(60);
 
 /// A slot that is ours.
 #[derive(Debug)]
@@ -111,6 +114,20 @@ pub fn adopt(
     settle: impl SlotSettle,
     deadline: Duration,
 ) -> Result<Adopted, AdoptError> {
+    adopt_with(config, slot, owner, snapshot, reader, settle, deadline, HEARTBEAT)
+}
+
+#[expect(clippy::too_many_arguments, reason = "those of `adopt`, and what only a test changes")]
+pub(super) fn adopt_with(
+    config: &BusConfig,
+    slot: u16,
+    owner: &Owner,
+    snapshot: Option<Snapshot>,
+    reader: &mut LedgerReader,
+    settle: impl SlotSettle,
+    deadline: Duration,
+    heartbeat: Duration,
+) -> Result<Adopted, AdoptError> {
     if slot >= reader.slots() {
         return Err(AdoptError::NoSuchSlot { slot, slots: reader.slots() });
     }
@@ -118,10 +135,10 @@ pub fn adopt(
     let until = Instant::now() + deadline;
     let mark = draw_mark()?;
     let record = encode_owner(owner, mark).ok_or(AdoptError::Address(owner.address.len()))?;
-    let (stop, stats) = (Arc::new(Stop::default()), Arc::new(WriterStats::default()));
+    let stop = Arc::new(Stop::default());
     stop.within(deadline);
     let client = config.slot_producer(slot)?;
-    let mut publisher = Publisher::new(config, client, Arc::clone(&stop), Arc::clone(&stats))?;
+    let mut publisher = Publisher::new(config, client, Arc::clone(&stop), Arc::new(WriterStats::default()))?;
     publisher.ledger.belongs_to(slot, 0);
     let guarantee = config.guarantee();
     if guarantee == Guarantee::ExactlyOnce {
@@ -142,7 +159,7 @@ pub fn adopt(
     let generation = reading.state.generation();
     publisher.ledger.belongs_to(slot, generation);
     stop.lift();
-    let writer = start(config, slot, publisher, reading.owner_offset, Box::new(settle), stop, stats)?;
+    let writer = start(config, slot, heartbeat, publisher, reading.owner_offset, Box::new(settle))?;
     let oddities = reading.state.oddities();
     Ok(Adopted {
         writer,
@@ -176,19 +193,19 @@ fn fence(publisher: &Publisher, until: Instant) -> Result<(), AdoptError> {
 fn start(
     config: &BusConfig,
     slot: u16,
+    heartbeat: Duration,
     publisher: Publisher,
     position: i64,
     settle: Box<dyn SlotSettle>,
-    stop: Arc<Stop>,
-    stats: Arc<WriterStats>,
 ) -> Result<SlotWriter, AdoptError> {
+    let (stop, stats) = (Arc::clone(&publisher.stop), Arc::clone(&publisher.stats));
     let (groups, inbox) = sync_channel(publisher.depth);
     let gate = Arc::new(Gate::new(groups));
     let position = Arc::new(AtomicI64::new(position));
     let work = Work {
         publisher,
         guarantee: config.guarantee(),
-        group_interval: config.group_interval,
+        pace: Pace { group_interval: config.group_interval, heartbeat },
         inbox,
         gate: Arc::clone(&gate),
         position: Arc::clone(&position),

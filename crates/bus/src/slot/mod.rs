@@ -141,3 +141,6 @@ impl Drop for SlotWriter {
         self.stop_within(Duration::ZERO);
     }
 }
+
+#[cfg(all(test, feature = "embedded"))]
+mod tests;

@@ -7,18 +7,27 @@ use std::time::{Duration, Instant};
 
 use super::transaction::End;
 use super::{Gate, SlotSettle};
-use crate::Guarantee;
 use crate::group::{Group, Outcome};
 use crate::writer::{Place, Publisher, count};
+use crate::{Guarantee, Topic};
 
-/// A slot without work says so this often: its journal is never without a record that retention keeps, and its transactional id stays
-/// known.
-const HEARTBEAT: Duration = Duration::from_secs(60);
+/// How long brokers have for an answer about a topic; without one, the first records find out.
+const LEARN_WITHIN: Duration = Duration::from_millis(500);
+
+/// How often a slot commits.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Pace {
+    /// Pause between two commits.
+    pub(super) group_interval: Duration,
+    /// A slot without work says so this often: its journal is never without a record that retention keeps, and its transactional id
+    /// stays known.
+    pub(super) heartbeat: Duration,
+}
 
 pub(super) struct Work {
     pub(super) publisher: Publisher,
     pub(super) guarantee: Guarantee,
-    pub(super) group_interval: Duration,
+    pub(super) pace: Pace,
     pub(super) inbox: Receiver<Group>,
     pub(super) gate: Arc<Gate>,
     pub(super) position: Arc<AtomicI64>,
@@ -35,6 +44,10 @@ enum Due {
 impl Work {
     /// Returns the number of records without an outcome at the end.
     pub(super) fn run(mut self) -> usize {
+        // The first record after an adoption is waited for: it must not wait for where its topic is.
+        for topic in [Topic::Telemetry, Topic::Lifecycle] {
+            self.publisher.learn(topic, LEARN_WITHIN);
+        }
         let mut all = Vec::new();
         let mut last = now();
         loop {
@@ -63,13 +76,13 @@ impl Work {
 
     /// Waits for groups, and for company of the first one until the interval since the last commit is over.
     fn gather(&mut self, last: Instant) -> Due {
-        match self.inbox.recv_timeout(HEARTBEAT.saturating_sub(last.elapsed())) {
+        match self.inbox.recv_timeout(self.pace.heartbeat.saturating_sub(last.elapsed())) {
             Ok(first) => self.publisher.groups.push(first),
             Err(RecvTimeoutError::Timeout) => return Due::Heartbeat,
             Err(RecvTimeoutError::Disconnected) => return Due::Nothing,
         }
         while self.publisher.groups.len() < self.publisher.depth {
-            match self.inbox.recv_timeout(self.group_interval.saturating_sub(last.elapsed())) {
+            match self.inbox.recv_timeout(self.pace.group_interval.saturating_sub(last.elapsed())) {
                 Ok(next) => self.publisher.groups.push(next),
                 Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => break,
             }

@@ -136,7 +136,7 @@ impl Publisher {
     }
 
     /// Asks where a topic's partitions are, which librdkafka then remembers; `false` without an answer in time, or without the topic.
-    pub(super) fn learn(&self, topic: Topic, within: Duration) -> bool {
+    pub(crate) fn learn(&self, topic: Topic, within: Duration) -> bool {
         let answer = self.producer.client().fetch_metadata(Some(self.names.of(topic)), within);
         answer.is_ok_and(|answer| answer.topics().iter().all(|topic| topic.error().is_none()))
     }
