@@ -9,6 +9,7 @@
 #![warn(missing_docs)]
 
 mod balancer;
+pub mod chaos;
 mod clock;
 mod edge;
 pub mod expect;

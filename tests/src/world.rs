@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use anyhow::{Context, Result};
 use rand::RngExt as _;
-use sluice_bus::{ApplyOptions, BusConfig, Topic, TopicNames};
+use sluice_bus::{ApplyOptions, BusConfig, Scan, ScanOptions, Step, TailedRecord, Topic, TopicNames};
 use sluice_store::{KekRing, NewDevice, NewKey, RedisConfig, Store, StoreConfig, StoreKind};
 use sluice_test_env::{Kafka, Redis, unique};
 use sluice_types::{DeviceId, Psk};
@@ -16,6 +16,9 @@ use crate::topic::TopicReader;
 
 /// Partitions of each topic.
 const PARTITIONS: i32 = 4;
+
+/// Slots where a test does not care.
+const SLOTS: u16 = 4;
 
 /// What a device proves itself with.
 #[derive(Debug, Clone)]
@@ -61,6 +64,14 @@ impl World {
     /// # Errors
     /// They cannot be reached.
     pub fn on(redis_url: &str, kafka: &str) -> Result<Self> {
+        Self::with_slots(redis_url, kafka, SLOTS)
+    }
+
+    /// On these servers, with so many slots for the sessions over UDP.
+    ///
+    /// # Errors
+    /// They cannot be reached.
+    pub fn with_slots(redis_url: &str, kafka: &str, slots: u16) -> Result<Self> {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
             .enable_all()
@@ -82,7 +93,7 @@ impl World {
         let bus = BusConfig {
             brokers: kafka.split(',').map(str::to_owned).collect(),
             topic_prefix: unique("e2e"),
-            slots: 4,
+            slots,
             ..BusConfig::default()
         };
         let store = runtime.block_on(Store::open(&store_config))?;
@@ -126,6 +137,22 @@ impl World {
     /// Kafka is not reached.
     pub fn reader(&self, topic: Topic) -> Result<TopicReader> {
         TopicReader::open(&self.brokers(), &self.topic_name(topic), PARTITIONS)
+    }
+
+    /// Everything that is committed in a topic now, each partition in its order.
+    ///
+    /// # Errors
+    /// Kafka is not reached, or stops answering.
+    pub fn committed(&self, topic: Topic) -> Result<Vec<TailedRecord>> {
+        let mut scan = Scan::open(&self.bus, &self.topic_name(topic), &ScanOptions::default())?;
+        let mut records = Vec::new();
+        loop {
+            match scan.step()? {
+                Step::Record(record) => records.push(record),
+                Step::Waiting => {}
+                Step::End => return Ok(records),
+            }
+        }
     }
 
     /// The full name of a topic.

@@ -28,7 +28,7 @@ use usmp::device::{Event, Psk, TcpDevice, UdpDevice};
 use usmp::wire::MAX_FRAME;
 use usmp::{DeviceId, Secret};
 
-pub use usmp::device::{CloseReason, Config, SendError};
+pub use usmp::device::{CloseReason, Config, Exhaustion, SendError};
 
 /// A timer that is never reached; the machine has none to wait for.
 const FAR: Duration = Duration::from_secs(3600);

@@ -1,6 +1,7 @@
 //! Which flow goes where; no I/O.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::hash::{BuildHasher as _, RandomState};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -32,6 +33,8 @@ pub struct BalancerCounts {
     pub backends: BTreeMap<SocketAddr, BackendCounts>,
     /// Flows that were begun, or begun again elsewhere.
     pub flows: u64,
+    /// Datagrams of devices that are, byte for byte, the one before of the same device: repeats by the device itself.
+    pub repeats: u64,
     /// Datagrams dropped because no backend was healthy, or there were too many flows.
     pub dropped: u64,
     /// TCP connections for which there was no backend.
@@ -92,9 +95,14 @@ struct Fault {
 #[derive(Debug)]
 pub(super) struct Table {
     backends: Vec<SocketAddr>,
+    /// These keep the flows they have and get no new ones.
+    draining: Vec<SocketAddr>,
     flows: HashMap<SocketAddr, Flow>,
     choices: ChaCha8Rng,
     counts: BalancerCounts,
+    /// A hash of each device's last datagram.
+    last: HashMap<SocketAddr, u64>,
+    hashing: RandomState,
     fault: Option<Fault>,
     /// Changed when TCP connections shall look whether they are still wanted.
     cut: watch::Sender<Cut>,
@@ -106,18 +114,21 @@ pub(super) struct Cut {
     /// Connections begun in an earlier one are cut.
     pub(super) generation: u64,
     /// Connections to others are cut.
-    pub(super) healthy: Vec<SocketAddr>,
+    pub(super) kept: Vec<SocketAddr>,
 }
 
 impl Table {
     pub(super) fn new(backends: &[SocketAddr], seed: u64) -> Self {
         Self {
             backends: backends.to_vec(),
+            draining: Vec::new(),
             flows: HashMap::new(),
             choices: ChaCha8Rng::seed_from_u64(seed),
             counts: BalancerCounts::default(),
+            last: HashMap::new(),
+            hashing: RandomState::new(),
             fault: None,
-            cut: watch::Sender::new(Cut { generation: 0, healthy: backends.to_vec() }),
+            cut: watch::Sender::new(Cut { generation: 0, kept: backends.to_vec() }),
         }
     }
 
@@ -125,9 +136,10 @@ impl Table {
         &self.backends
     }
 
-    pub(super) fn set_backends(&mut self, backends: &[SocketAddr]) {
+    pub(super) fn set_backends(&mut self, backends: &[SocketAddr], draining: &[SocketAddr]) {
         self.backends = backends.to_vec();
-        self.cut.send_modify(|cut| cut.healthy = backends.to_vec());
+        self.draining = draining.to_vec();
+        self.cut.send_modify(|cut| cut.kept = [backends, draining].concat());
     }
 
     pub(super) fn forget(&mut self) {
@@ -150,9 +162,13 @@ impl Table {
     }
 
     /// Where a device's datagram goes; `None` if it is dropped.
-    pub(super) fn route(&mut self, device: SocketAddr) -> Option<SocketAddr> {
+    pub(super) fn route(&mut self, device: SocketAddr, datagram: &[u8]) -> Option<SocketAddr> {
+        if self.last.len() < MAX_FLOWS || self.last.contains_key(&device) {
+            let hash = self.hashing.hash_one(datagram);
+            self.counts.repeats += u64::from(self.last.insert(device, hash) == Some(hash));
+        }
         if let Some(flow) = self.flows.get(&device)
-            && self.backends.contains(&flow.backend)
+            && (self.backends.contains(&flow.backend) || self.draining.contains(&flow.backend))
         {
             return Some(flow.backend);
         }

@@ -81,14 +81,19 @@ impl Balancer {
 
     /// From now on these are healthy. Flows and connections of others get another one with the next datagram, or are cut.
     pub fn set_backends(&self, backends: &[SocketAddr]) {
-        self.table.lock().set_backends(backends);
+        self.set_draining(backends, &[]);
+    }
+
+    /// From now on these are healthy, and those keep the flows they have and get no new ones.
+    pub fn set_draining(&self, backends: &[SocketAddr], draining: &[SocketAddr]) {
+        self.table.lock().set_backends(backends, draining);
     }
 
     /// From now on this one is not healthy.
     pub fn remove(&self, backend: SocketAddr) {
         let mut table = self.table.lock();
         let left: Vec<_> = table.backends().iter().copied().filter(|&left| left != backend).collect();
-        table.set_backends(&left);
+        table.set_backends(&left, &[]);
     }
 
     /// As after a restart of the balancer: flows and connections are not known any more. A device's next datagram is a new flow, from
@@ -133,7 +138,7 @@ async fn forward(devices: Arc<UdpSocket>, table: &Shared) -> Result<()> {
     loop {
         // An error here is the echo of a device that is gone.
         let Ok((length, device)) = devices.recv_from(&mut datagram).await else { continue };
-        let Some(backend) = table.lock().route(device) else { continue };
+        let Some(backend) = table.lock().route(device, &datagram[..length]) else { continue };
         let known = table.lock().socket(device);
         let socket = match known {
             Some(socket) => socket,

@@ -36,7 +36,7 @@ async fn carry(mut device: TcpStream, backend: SocketAddr, mut cuts: watch::Rece
     let _ = (device.set_nodelay(true), stream.set_nodelay(true));
     table.lock().counts_mut().backends.entry(backend).or_default().connections += 1;
     let begun = cuts.borrow().generation;
-    let is_cut = |cut: &Cut| cut.generation != begun || !cut.healthy.contains(&backend);
+    let is_cut = |cut: &Cut| cut.generation != begun || !cut.kept.contains(&backend);
     tokio::select! {
         // How it ended is the business of the two sides.
         _ = copy_bidirectional(&mut device, &mut stream) => {}

@@ -78,7 +78,9 @@ fn flows_stay_with_their_backend_until_it_is_removed() {
     let counts = balancer.counts();
     let up: u64 = counts.backends.values().map(|counts| counts.up).sum();
     let down: u64 = counts.backends.values().map(|counts| counts.down).sum();
-    assert_eq!((up, down, counts.dropped), (48, 48, 0));
+    assert_eq!((up, down, counts.dropped, counts.repeats), (48, 48, 0, 0));
+    clients[0].ask(b"c");
+    assert_eq!(balancer.counts().repeats, 1);
 }
 
 #[test]
@@ -95,6 +97,21 @@ fn remapped_flows_go_to_another_backend_and_forgotten_ones_from_another_address(
     assert_eq!(balancer.backend_of(client.address()), None);
     assert_eq!(client.ask(b"c"), second);
     assert_eq!(balancer.counts().flows, 3);
+}
+
+#[test]
+fn a_draining_backend_keeps_its_flows_and_gets_no_new_ones() {
+    let backends = [backend(), backend()];
+    let balancer = Balancer::start(&backends[..1], 6).unwrap();
+    let old = Client::new(&balancer);
+    old.ask(b"a");
+    balancer.set_draining(&backends[1..], &backends[..1]);
+    assert_eq!(old.ask(b"b"), backends[0]);
+    for _ in 0..8 {
+        assert_eq!(Client::new(&balancer).ask(b"c"), backends[1]);
+    }
+    balancer.set_backends(&backends[1..]);
+    assert_eq!(old.ask(b"d"), backends[1]);
 }
 
 #[test]

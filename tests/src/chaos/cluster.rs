@@ -1,0 +1,286 @@
+//! Several edges as one, and what can be done to them.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::process::ExitStatus;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use nix::sys::signal::Signal;
+use sluice_test_env::{Kafka, Redis};
+
+use crate::balancer::Balancer;
+use crate::clock::wait_for;
+use crate::edge::{Edge, EdgeOptions};
+use crate::world::World;
+
+/// How long slots may need to come to rest, on a busy machine.
+const REST_LIMIT: Duration = Duration::from_secs(30);
+
+/// How a cluster begins.
+#[derive(Debug, Clone)]
+pub struct ClusterOptions {
+    /// Pods at the start.
+    pub pods: usize,
+    /// Slots for the sessions over UDP.
+    pub slots: u16,
+    /// Of the balancer's choices.
+    pub seed: u64,
+    /// Settings of each pod that differ.
+    pub edge: EdgeOptions,
+}
+
+impl Default for ClusterOptions {
+    fn default() -> Self {
+        Self { pods: 2, slots: 12, seed: 1, edge: EdgeOptions::default() }
+    }
+}
+
+/// Pods of one deployment behind a balancer.
+#[derive(Debug)]
+pub struct Cluster {
+    // Dropped first: nothing is sent to pods that are gone.
+    balancer: Balancer,
+    pods: Vec<Pod>,
+    world: World,
+    options: ClusterOptions,
+}
+
+#[derive(Debug)]
+struct Pod {
+    edge: Edge,
+    /// Whether it is there and goes on.
+    runs: bool,
+    /// Lines in its log at the last fault.
+    logged: usize,
+}
+
+impl Cluster {
+    /// Starts the pods on the shared Redis and Kafka, and waits until the slots have come to rest.
+    ///
+    /// # Errors
+    /// A pod does not start, or the slots do not find their owners.
+    pub fn start(options: ClusterOptions) -> Result<Self> {
+        Self::on(&Redis::shared()?.url(), &Kafka::shared()?.bootstrap(), options)
+    }
+
+    /// The same on these servers.
+    ///
+    /// # Errors
+    /// A pod does not start, or the slots do not find their owners.
+    pub fn on(redis_url: &str, kafka: &str, options: ClusterOptions) -> Result<Self> {
+        let world = World::with_slots(redis_url, kafka, options.slots)?;
+        let balancer = Balancer::start(&[], options.seed)?;
+        let mut cluster = Self { balancer, pods: Vec::new(), world, options };
+        for _ in 0..cluster.options.pods {
+            cluster.add()?;
+        }
+        cluster.wait_at_rest()?;
+        Ok(cluster)
+    }
+
+    /// Starts another pod, which the balancer finds healthy once it is ready. Returns its number.
+    ///
+    /// # Errors
+    /// It does not become ready.
+    pub fn add(&mut self) -> Result<usize> {
+        let options = self
+            .options
+            .edge
+            .clone()
+            .with("edge.cluster.enabled", true)
+            .with("edge.cluster.listen", "127.0.0.1:0")
+            .with("edge.cluster.advertise", "127.0.0.1:0")
+            .with("bus.guarantee", "exactly_once");
+        let edge = Edge::start(&self.world, &options)?;
+        self.pods.push(Pod { edge, runs: true, logged: 0 });
+        self.tell_balancer();
+        Ok(self.pods.len() - 1)
+    }
+
+    /// The corner of Redis and Kafka that the pods share.
+    #[must_use]
+    pub const fn world(&self) -> &World {
+        &self.world
+    }
+
+    /// What stands in front of the pods.
+    #[must_use]
+    pub const fn balancer(&self) -> &Balancer {
+        &self.balancer
+    }
+
+    /// A pod, by its number.
+    #[must_use]
+    pub fn pod(&self, number: usize) -> &Edge {
+        &self.pods[number].edge
+    }
+
+    /// SIGKILL; the balancer hears of it at once.
+    pub fn kill(&mut self, number: usize) {
+        self.pods[number].edge.kill();
+        self.fault(number);
+    }
+
+    /// SIGSTOP, as a node that hangs; the balancer hears of it at once.
+    ///
+    /// # Errors
+    /// The process is gone.
+    pub fn pause(&mut self, number: usize) -> Result<()> {
+        self.pods[number].edge.process().signal(Signal::SIGSTOP)?;
+        self.fault(number);
+        Ok(())
+    }
+
+    /// SIGCONT; for the balancer it is healthy again.
+    ///
+    /// # Errors
+    /// The process is gone.
+    pub fn resume(&mut self, number: usize) -> Result<()> {
+        self.pods[number].edge.process().signal(Signal::SIGCONT)?;
+        self.pods[number].runs = true;
+        self.tell_balancer();
+        Ok(())
+    }
+
+    /// SIGTERM. New flows go elsewhere at once; the pod's own go on to it until it has ended, or with `move_flows` elsewhere, too.
+    ///
+    /// # Errors
+    /// It has not ended within `limit`.
+    pub fn drain(&mut self, number: usize, move_flows: bool, limit: Duration) -> Result<ExitStatus> {
+        self.mark(number);
+        let address = self.pods[number].edge.address();
+        let kept: &[_] = if move_flows { &[] } else { &[address] };
+        self.balancer.set_draining(&self.healthy(), kept);
+        let status = self.pods[number].edge.terminate(limit)?;
+        self.tell_balancer();
+        Ok(status)
+    }
+
+    fn fault(&mut self, number: usize) {
+        self.mark(number);
+        self.tell_balancer();
+    }
+
+    /// Something happens to a pod now.
+    fn mark(&mut self, number: usize) {
+        for pod in &mut self.pods {
+            // Only what is printed depends on it.
+            pod.logged = pod.edge.log().map_or(0, |log| log.lines().count());
+        }
+        eprintln!("{} something happens to pod {number}", crate::clock::time_of_day());
+        self.pods[number].runs = false;
+        self.balancer.fault(&[self.pods[number].edge.address()]);
+    }
+
+    fn healthy(&self) -> Vec<SocketAddr> {
+        self.pods.iter().filter(|pod| pod.runs).map(|pod| pod.edge.address()).collect()
+    }
+
+    fn tell_balancer(&self) {
+        self.balancer.set_backends(&self.healthy());
+    }
+
+    /// The pod that adopted each slot last, by what the pods that are there say in their logs.
+    ///
+    /// # Errors
+    /// A log cannot be read.
+    pub fn owners(&self) -> Result<BTreeMap<u16, usize>> {
+        let mut owners = BTreeMap::<u16, (u32, usize)>::new();
+        for (number, pod) in self.pods.iter().enumerate() {
+            for line in pod.edge.log()?.lines().filter(|line| line.contains("slot adopted")) {
+                let slot = field(line, "slot").and_then(|slot| u16::try_from(slot).ok());
+                let (slot, generation) =
+                    slot.zip(field(line, "generation")).context("a line of another form")?;
+                let known = owners.entry(slot).or_insert((generation, number));
+                *known = (*known).max((generation, number));
+            }
+        }
+        Ok(owners.into_iter().map(|(slot, (_, number))| (slot, number)).collect())
+    }
+
+    /// Prints what the pods logged of each other and of their slots since the balancer was told of the last fault.
+    ///
+    /// # Errors
+    /// A log cannot be read.
+    pub fn print_moves(&self) -> Result<()> {
+        for (number, pod) in self.pods.iter().enumerate() {
+            for line in pod.edge.log()?.lines().skip(pod.logged) {
+                if ["slot", "peer", "drain", "ready"].iter().any(|word| line.contains(word)) {
+                    eprintln!("pod {number}: {line}");
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The owner of a session, by the slot in its name (32 hex digits).
+    ///
+    /// # Errors
+    /// That is no name of a session in a slot, or a log cannot be read.
+    pub fn owner_of(&self, session: &str) -> Result<usize> {
+        let slot = slot_of(session)?;
+        self.owners()?.get(&slot).copied().with_context(|| format!("nobody owns slot {slot}"))
+    }
+
+    /// Waits until every slot has an owner that runs, every pod that runs has slots, and a second passed without a change.
+    ///
+    /// # Errors
+    /// That does not come.
+    pub fn wait_at_rest(&self) -> Result<BTreeMap<u16, usize>> {
+        let mut last = None;
+        let rest = Duration::from_secs(1);
+        let owners = wait_for("the slots to be at rest", REST_LIMIT, || {
+            let owners = self.owners().map_err(|error| error.to_string())?;
+            let all = owners.len() == usize::from(self.options.slots);
+            let live = owners.values().all(|&number| self.pods[number].runs);
+            let spread = (0..self.pods.len())
+                .all(|number| !self.pods[number].runs || owners.values().any(|&owner| owner == number));
+            let now = crate::clock::now();
+            let (seen, since) = last.get_or_insert_with(|| (owners.clone(), now));
+            if *seen != owners {
+                (*seen, *since) = (owners.clone(), now);
+            }
+            if all && live && spread && now.saturating_duration_since(*since) >= rest {
+                Ok(owners)
+            } else {
+                Err(format!("{owners:?}"))
+            }
+        })?;
+        eprintln!("slots: {owners:?}");
+        Ok(owners)
+    }
+}
+
+/// `name=NUMBER` in a line of a log, or `"name":NUMBER`.
+fn field(line: &str, name: &str) -> Option<u32> {
+    let plain = [format!(" {name}="), format!("\"{name}\":")];
+    let (_, rest) = plain.iter().find_map(|start| line.split_once(start.as_str()))?;
+    let digits = rest.find(|char: char| !char.is_ascii_digit()).unwrap_or(rest.len());
+    rest[..digits].parse().ok()
+}
+
+fn slot_of(session: &str) -> Result<u16> {
+    let Some(prefix) = session.get(..16) else { bail!("{session} is no session") };
+    let prefix = u64::from_str_radix(prefix, 16).with_context(|| format!("{session} is no session"))?;
+    // 4 bits name the key, 10 the slot.
+    Ok(u16::try_from(prefix >> 50 & 0x3ff).expect("ten bits"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn logs_and_names_are_read() {
+        let line = "INFO sluice_edge: slot adopted slot=7 generation=12 sessions=0 read=3";
+        assert_eq!(
+            (field(line, "slot"), field(line, "generation"), field(line, "x")),
+            (Some(7), Some(12), None)
+        );
+        assert_eq!(field("{\"slot\":7,\"generation\":12}", "generation"), Some(12));
+        // Key 1, slot 3.
+        assert_eq!(slot_of("100c0000000000000000000000000000").unwrap(), 3);
+        assert!(slot_of("10").is_err());
+    }
+}
