@@ -383,12 +383,37 @@ mod tests {
         assert!(refused(BusConfig { brokers: vec!["kafka".into()], ..base() }).contains("HOST:PORT"));
         assert!(refused(BusConfig { topic_prefix: "a/b".into(), ..base() }).contains("bus.topic_prefix"));
         assert!(refused(BusConfig { groups_in_flight: 0, ..base() }).contains("bus.groups_in_flight"));
+        assert!(refused(BusConfig { slots: 0, ..base() }).contains("bus.slots"));
+        let interval = Duration::from_secs(1);
+        assert!(refused(BusConfig { group_interval: interval, ..base() }).contains("bus.group_interval"));
         assert!(refused(BusConfig { message_max_bytes: 100, ..base() }).contains("bus.message_max_bytes"));
         assert!(refused(BusConfig { linger: Duration::from_secs(1), ..base() }).contains("bus.linger"));
         let mut tls = base();
         tls.security.protocol = SecurityProtocol::SaslSsl;
         let expected = if cfg!(feature = "kafka-tls") { "bus.security.mechanism" } else { "kafka-tls" };
         assert!(refused(tls).contains(expected));
+    }
+
+    #[test]
+    fn guarantee_is_the_best_the_broker_can_and_more_is_refused() {
+        let with = |kind, guarantee| BusConfig { kind, guarantee, ..BusConfig::default() };
+        let (exactly, at_least) = (Guarantee::ExactlyOnce, Guarantee::AtLeastOnce);
+        for (kind, asked, expected) in [
+            (BusKind::Kafka, None, exactly),
+            (BusKind::Kafka, Some(at_least), at_least),
+            (BusKind::Embedded, None, at_least),
+            (BusKind::Embedded, Some(at_least), at_least),
+        ] {
+            let config = with(kind, asked);
+            config.validate().expect("possible");
+            assert_eq!(config.guarantee(), expected, "{kind:?} {asked:?}");
+        }
+        let refused =
+            with(BusKind::Embedded, Some(exactly)).validate().expect_err("no transactions").to_string();
+        assert!(refused.contains("bus.guarantee") && refused.contains("bus.kind"), "{refused}");
+        let read: BusConfig =
+            serde_json::from_str(r#"{"guarantee": "at_least_once"}"#).expect("a key of ours");
+        assert_eq!(read.guarantee, Some(at_least));
     }
 
     #[test]
