@@ -26,4 +26,11 @@ impl Clock {
     pub(crate) fn wall(self) -> Timestamp {
         Timestamp::from_system_time(std::time::SystemTime::now())
     }
+
+    /// What the wall clock, as it goes now, showed then.
+    #[expect(clippy::disallowed_methods, reason = "this is the driver's clock")]
+    pub(crate) fn wall_at(self, then: Instant) -> Timestamp {
+        let now = std::time::SystemTime::now();
+        Timestamp::from_system_time(now.checked_sub(self.now() - then).unwrap_or(now))
+    }
 }

@@ -38,6 +38,8 @@ pub struct EdgeConfig {
     pub drain: DrainConfig,
     /// How refusals are reported.
     pub security_events: SecurityEventConfig,
+    /// Whether this is one pod of many that go on with each other's sessions.
+    pub cluster: ClusterConfig,
     /// Lets whoever reaches the admin listener send bytes to any device (`POST /debug/devices/{id}/send`). For tests
     /// and development. Default false.
     pub dangerously_allow_admin_send: bool,
@@ -57,8 +59,37 @@ impl Default for EdgeConfig {
             limits: LimitsConfig::default(),
             drain: DrainConfig::default(),
             security_events: SecurityEventConfig::default(),
+            cluster: ClusterConfig::default(),
             dangerously_allow_admin_send: false,
         }
+    }
+}
+
+/// Pods that share their sessions over UDP through the ledger topic and the store.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct ClusterConfig {
+    /// Share sessions over UDP with the other pods of this store and ledger, so that they survive this process. Needs
+    /// `store.kind = "redis"` for more than one pod, and the ledger topic. Default false: sessions end with the process.
+    pub enabled: bool,
+    /// Address and port for the links from other pods. Default `0.0.0.0:9443`. Port 0 lets the system choose.
+    pub listen: SocketAddr,
+    /// Where the other pods reach this one, `host:port`; port 0 is replaced by the one listened on. Default: the listening
+    /// address, which must be one that they reach then.
+    pub advertise: Option<String>,
+}
+
+impl Default for ClusterConfig {
+    fn default() -> Self {
+        Self { enabled: false, listen: SocketAddr::from(([0, 0, 0, 0], 9443)), advertise: None }
+    }
+}
+
+impl ClusterConfig {
+    /// What the other pods are told.
+    #[must_use]
+    pub fn advertised(&self) -> String {
+        self.advertise.clone().unwrap_or_else(|| self.listen.to_string())
     }
 }
 

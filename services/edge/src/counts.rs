@@ -67,12 +67,36 @@ counts! {
     CookiesIssued = "sluice.edge.cookies.issued";
     /// Sessions whose device proved its key, over TCP.
     SessionsOpenedTcp = "sluice.edge.sessions.opened" ["network.transport" = "tcp"];
-    /// Sessions whose device proved its key, over UDP.
+    /// Sessions whose device proved its key, or that came from another pod, over UDP.
     SessionsOpenedUdp = "sluice.edge.sessions.opened" ["network.transport" = "udp"];
     /// Sessions that ended, over TCP.
     SessionsClosedTcp = "sluice.edge.sessions.closed" ["network.transport" = "tcp"];
-    /// Sessions that ended, over UDP.
+    /// Sessions that ended or went to another pod, over UDP.
     SessionsClosedUdp = "sluice.edge.sessions.closed" ["network.transport" = "udp"];
+    /// Sessions that went on here after another owner had them.
+    SessionsResumed = "sluice.edge.sessions.resumed";
+    /// Sessions left to another owner.
+    SessionsSuspended = "sluice.edge.sessions.suspended";
+    /// Sessions of an adopted slot whose keys nobody has: closed, the device comes again.
+    SessionsOrphaned = "sluice.edge.sessions.orphaned";
+    /// Sessions of an adopted slot that were silent for as long as is allowed.
+    SessionsExpired = "sluice.edge.sessions.expired";
+    /// Sessions whose keys could not be kept for another pod, since too many writes to the store waited.
+    SessionsNotKept = "sluice.edge.sessions.not_kept";
+    /// Sessions that sent four million frames to their device under one owner.
+    SendingNumbersUsedUp = "sluice.edge.sessions.numbers_used_up";
+    /// Slots that this process adopted.
+    SlotsAdopted = "sluice.edge.slots.adopted";
+    /// Slots that it gave away.
+    SlotsLeft = "sluice.edge.slots.left";
+    /// Slots whose writer was fenced or failed.
+    SlotsLost = "sluice.edge.slots.lost";
+    /// Entries that a slot's ledger had no room for, or no slot of ours: a session may not be found again after its pod's death.
+    JournalEntriesLost = "sluice.edge.ledger.entries_lost";
+    /// Datagrams handed to another pod.
+    DatagramsToPods = "sluice.edge.datagrams.to_pods";
+    /// Datagrams that another pod handed over.
+    DatagramsFromPods = "sluice.edge.datagrams.from_pods";
     /// UDP sessions whose device now speaks from another address.
     SessionsMoved = "sluice.edge.sessions.moved";
     /// Messages taken from devices into a group of records.
@@ -144,7 +168,15 @@ counts! {
     DroppedEvicted = "sluice.edge.dropped" ["reason" = "evicted"];
     /// A newcomer while the edge is stopping.
     DroppedDraining = "sluice.edge.dropped" ["reason" = "draining"];
-    /// A datagram for another shard whose queue was full.
+    /// A frame of a slot that nobody is known to serve; the device sends it again.
+    DroppedNoOwner = "sluice.edge.dropped" ["reason" = "no_owner"];
+    /// A frame relayed by a pod that took us for the owner of its slot.
+    DroppedNotOwner = "sluice.edge.dropped" ["reason" = "not_owner"];
+    /// A frame of a session whose keys are being looked for, beyond the one that waits, or that could not be asked for.
+    DroppedWaking = "sluice.edge.dropped" ["reason" = "waking"];
+    /// A handshake at a pod that serves no slot.
+    DroppedNoSlot = "sluice.edge.dropped" ["reason" = "no_slot"];
+    /// A datagram for another shard or pod whose queue was full.
     DroppedRelayFull = "sluice.edge.dropped" ["reason" = "relay_full"];
     /// A connection that found the table of connections full.
     DroppedNoConnection = "sluice.edge.dropped" ["reason" = "connections_full"];

@@ -9,7 +9,7 @@ use std::time::Duration;
 use mio::{Poll, Waker};
 use opentelemetry::metrics::Meter;
 use sluice_bus::{BusConfig, BusError, EventEncoder, Writer, WriterStats};
-use sluice_store::{LogPosition, Store};
+use sluice_store::{LogPosition, Purpose, Store};
 use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
@@ -19,15 +19,21 @@ use usmp::crypto::AwsLc;
 
 use crate::admission::Penalties;
 use crate::clock::Clock;
+use crate::cluster::{
+    self, ClusterParts, JoinError, Joined, Joining, Keeper, KeeperPool, ShardPort, SlotMap,
+};
 use crate::config::{EdgeConfig, EdgeConfigError};
 use crate::counts::{self, Counts};
 use crate::fleet::Fleet;
 use crate::handle::{Addresses, EdgeHandle};
-use crate::link::{Relayed, ShardLink, ToFleet, ToShard};
+use crate::link::{Relayed, ShardLink, SlotNews, ToCluster, ToFleet, ToShard};
 use crate::lookups::Lookups;
 use crate::revocations;
 use crate::session_ids::SessionIds;
-use crate::shard::{Cookies, Core, Inputs, Parts, PeerShard, Places, Records, Shard, WAKER, random_secret};
+use crate::shard::{
+    Cookies, Core, Inputs, Parts, PeerShard, Places, Records, Relay, Senders, Shard, Sink, Slots, WAKER,
+    random_secret,
+};
 use crate::sockets::{BindError, ShardSockets, bind};
 
 /// Messages to a shard that wait to be read. Look-ups, closings and downlink are bounded by themselves.
@@ -38,6 +44,12 @@ const FLEET: usize = 8192;
 const COMMANDS: usize = 256;
 /// Datagrams on their way from one shard to another, per shard.
 const RELAYED: usize = 256;
+/// Slots that shards gave up and the cluster has not heard of: each once, and there are 1024 at most.
+const SLOTS_GIVEN_UP: usize = 1024;
+/// Groups of slots that come back to a shard and wait: more than the slots of one shard have.
+const SLOT_NEWS: usize = 4096;
+/// How long a session's record outlives twice the silence that is allowed.
+const RECORD_MARGIN: Duration = Duration::from_secs(600);
 /// Time kept back of a drain's deadline for the end of the threads.
 const RESERVE: Duration = Duration::from_millis(500);
 
@@ -65,6 +77,9 @@ pub enum StartError {
     /// The bus refuses its settings.
     #[error("the writer to Kafka does not start: {0}")]
     Bus(#[from] BusError),
+    /// It cannot be one of many pods.
+    #[error(transparent)]
+    Join(#[from] JoinError),
     /// The system has no more threads, descriptors or random bytes.
     #[error("the system refuses a resource: {0}")]
     System(#[from] io::Error),
@@ -93,6 +108,7 @@ pub struct Edge {
     tasks: TaskTracker,
     failed: Option<oneshot::Receiver<()>>,
     writers: Vec<Arc<WriterStats>>,
+    joined: Option<Joined>,
 }
 
 #[derive(Debug)]
@@ -111,10 +127,25 @@ struct Prepared {
     inbox: mpsc::Receiver<ToShard>,
     peer: PeerShard,
     relayed: std::sync::mpsc::Receiver<Relayed>,
+    news: SyncSender<SlotNews>,
+    slots: std::sync::mpsc::Receiver<SlotNews>,
+}
+
+/// What shards need to be part of many pods.
+struct Shared {
+    map: watch::Sender<Arc<SlotMap>>,
+    senders: Option<watch::Receiver<Senders>>,
+    keepers: Option<Arc<KeeperPool>>,
+    cluster: Option<mpsc::Sender<ToCluster>>,
+    /// How far the revocation log is applied here.
+    applied: watch::Sender<LogPosition>,
+    /// Called by the writers' threads for each group.
+    settling: fn(),
 }
 
 impl Edge {
-    /// Binds the sockets and starts the threads. Devices are served when this returns.
+    /// Binds the sockets and starts the threads. Devices are served when this returns. Its sessions are its own: `edge.cluster` is
+    /// not looked at, [`Edge::join`] does.
     ///
     /// # Errors
     ///
@@ -126,22 +157,93 @@ impl Edge {
     fn start_with(config: EdgeConfig, deps: &Deps, settling: fn()) -> Result<Self, StartError> {
         config.validate()?;
         let config = Arc::new(config);
-        let (clock, count) = (Clock::start(), config.shard_count());
+        let prepared = Self::bind(&config)?;
+        let (map, _) = watch::channel(Arc::new(SlotMap::alone(config.shard_count() as u16)));
+        let (applied, _) = watch::channel(LogPosition::START);
+        let shared = Shared { map, senders: None, keepers: None, cluster: None, applied, settling };
+        Self::assemble(config, deps, Clock::start(), prepared, shared, Secrets::own()?, TaskTracker::new())
+    }
+
+    /// The same as one of many pods, if `edge.cluster` says so: sessions over UDP outlive it.
+    ///
+    /// # Errors
+    ///
+    /// [`StartError`].
+    pub async fn join(config: EdgeConfig, deps: &Deps) -> Result<Self, StartError> {
+        if !config.cluster.enabled {
+            return Self::start(config, deps);
+        }
+        config.validate()?;
+        let parts = ClusterParts::read(&deps.store, &deps.bus).await?;
+        let config = Arc::new(config);
+        let prepared = Self::bind(&config)?;
+        let (clock, tasks) = (Clock::start(), TaskTracker::new());
+        let (map, _) = watch::channel(Arc::new(parts.slot_map()));
+        let (applied, seen) = watch::channel(LogPosition::START);
+        let linked = cluster::join(Joining {
+            config: &config.cluster,
+            bus: deps.bus.clone(),
+            store: deps.store.clone(),
+            clock,
+            parts: &parts,
+            shards: prepared.iter().map(|shard| shard.peer.clone()).collect(),
+            map: map.clone(),
+            applied: seen,
+        })
+        .await?;
+        let ports = prepared.iter().map(|shard| ShardPort {
+            link: shard.link.clone(),
+            news: shard.news.clone(),
+            waker: Arc::clone(&shard.peer.waker),
+        });
+        let ports: Vec<_> = ports.collect();
+        let (to_cluster, from_shards) = mpsc::channel(SLOTS_GIVEN_UP);
+        let ttl = 2 * config.session.udp_idle_timeout + RECORD_MARGIN;
+        let keepers = KeeperPool::new(deps.store.clone(), ttl, Handle::current(), tasks.clone());
+        let shared = Shared {
+            map,
+            senders: Some(linked.peers().senders()),
+            keepers: Some(keepers),
+            cluster: Some(to_cluster),
+            applied,
+            settling: || {},
+        };
+        let secrets = Secrets::shared(&parts)?;
+        let mut edge = Self::assemble(config, deps, clock, prepared, shared, secrets, tasks)?;
+        edge.joined = Some(linked.serve(ports, from_shards));
+        Ok(edge)
+    }
+
+    fn bind(config: &EdgeConfig) -> Result<Vec<Prepared>, StartError> {
+        let count = config.shard_count();
         let mut prepared = Vec::with_capacity(count);
-        for sockets in bind(&config, count)? {
+        for sockets in bind(config, count)? {
             prepared.push(prepare(sockets)?);
         }
+        Ok(prepared)
+    }
+
+    fn assemble(
+        config: Arc<EdgeConfig>,
+        deps: &Deps,
+        clock: Clock,
+        prepared: Vec<Prepared>,
+        shared: Shared,
+        secrets: Secrets,
+        tasks: TaskTracker,
+    ) -> Result<Self, StartError> {
+        let count = prepared.len();
         let addresses = addresses(&prepared)?;
         let counts: Arc<[Arc<Counts>]> = (0..count).map(|_| Arc::new(Counts::default())).collect();
         counts::export(&deps.meter, &counts);
 
-        let tasks = TaskTracker::new();
         let stop = CancellationToken::new();
         let (to_fleet, from_shards) = mpsc::channel(FLEET);
         let (commands, asked) = mpsc::channel(COMMANDS);
         let links: Vec<ShardLink> = prepared.iter().map(|shard| shard.link.clone()).collect();
         let peers: Vec<PeerShard> = prepared.iter().map(|shard| shard.peer.clone()).collect();
-        let common = Common::new(&config, deps, clock, tasks.clone(), to_fleet, settling)?;
+        let (applied, seen) = (shared.applied.clone(), shared.applied.subscribe());
+        let common = Common::new(&config, deps, clock, tasks.clone(), to_fleet, shared, secrets)?;
         let (failure, failed) = oneshot::channel();
         let failure = Arc::new(std::sync::Mutex::new(Some(failure)));
         let mut shards = Vec::with_capacity(count);
@@ -162,14 +264,13 @@ impl Edge {
         let (batches, revocations) = mpsc::channel(16);
         let following = revocations::follow(deps.store.clone(), batches, stop.clone());
         tasks.spawn(alarmed(Alarm(Arc::clone(&failure)), following));
-        let (applied, seen) = watch::channel(LogPosition::START);
         tasks.spawn(revocations::report(deps.store.clone(), config.name(), seen, stop.clone()));
         let half_open = config.session.half_open_per_device.get() as usize;
         let fleet = Fleet::new(deps.store.clone(), clock, links, half_open, applied, tasks.clone());
         tasks.spawn(alarmed(Alarm(failure), fleet.run(from_shards, asked, revocations)));
         let handle = EdgeHandle { addresses, commands, counts };
         let writers = shards.iter().map(|shard| Arc::clone(&shard.writer)).collect();
-        Ok(Self { handle, config, clock, shards, stop, tasks, failed: Some(failed), writers })
+        Ok(Self { handle, config, clock, shards, stop, tasks, failed: Some(failed), writers, joined: None })
     }
 
     /// The way into it.
@@ -206,6 +307,10 @@ impl Edge {
         for shard in &self.shards {
             shard.link.send(ToShard::StopAccepting).await;
         }
+        if let Some(joined) = &self.joined {
+            // Devices that the balancer still sends here are relayed until the end.
+            joined.drain(self.config.drain.deadline / 2).await;
+        }
         tokio::time::sleep(self.config.drain.notice).await;
         let until = self.clock.now() + self.config.drain.deadline.saturating_sub(RESERVE);
         for shard in &self.shards {
@@ -226,6 +331,9 @@ impl Edge {
             unknown_records += given_up;
         }
         self.stop.cancel();
+        if let Some(joined) = self.joined.take() {
+            joined.leave().await;
+        }
         self.tasks.close();
         // Look-ups have their own time limits; what still runs serves nobody.
         let _ = tokio::time::timeout(RESERVE, self.tasks.wait()).await;
@@ -248,8 +356,9 @@ fn prepare(sockets: ShardSockets) -> io::Result<Prepared> {
     let waker = Arc::new(Waker::new(poll.registry(), WAKER)?);
     let (sender, inbox) = mpsc::channel(INBOX);
     let (datagrams, relayed) = sync_channel(RELAYED);
+    let (news, slots) = sync_channel(SLOT_NEWS);
     let link = ShardLink::new(sender, Arc::clone(&waker));
-    Ok(Prepared { poll, sockets, link, inbox, peer: PeerShard { datagrams, waker }, relayed })
+    Ok(Prepared { poll, sockets, link, inbox, peer: PeerShard { datagrams, waker }, relayed, news, slots })
 }
 
 fn addresses(prepared: &[Prepared]) -> io::Result<Addresses> {
@@ -291,15 +400,39 @@ impl Drop for Alarm {
     }
 }
 
+/// What names sessions and cookies, and answers unknown devices.
+struct Secrets {
+    ids: SessionIds,
+    cookies: Secret<32>,
+    decoy: Secret<32>,
+}
+
+impl Secrets {
+    /// Nobody else's.
+    fn own() -> Result<Self, StartError> {
+        let secret = || random_secret().ok_or_else(|| io::Error::other("no random bytes"));
+        Ok(Self { ids: SessionIds::new(secret()?, 0), cookies: secret()?, decoy: secret()? })
+    }
+
+    /// Those of all pods.
+    fn shared(parts: &ClusterParts) -> Result<Self, StartError> {
+        let none = || io::Error::other("no secret of the cluster is in force");
+        Ok(Self {
+            ids: parts.session_ids().ok_or_else(none)?,
+            cookies: parts.secret(Purpose::Cookie).ok_or_else(none)?,
+            decoy: parts.secret(Purpose::Decoy).ok_or_else(none)?,
+        })
+    }
+}
+
 /// What all shards get a copy of.
 struct Common {
     config: Arc<EdgeConfig>,
     bus: BusConfig,
     encoder: EventEncoder,
     clock: Clock,
-    ids: SessionIds,
-    cookies: Secret<32>,
-    decoy: Secret<32>,
+    shared: Shared,
+    secrets: Secrets,
     places: Places,
     penalties: Penalties,
     store: Store,
@@ -307,8 +440,6 @@ struct Common {
     tasks: TaskTracker,
     fleet: mpsc::Sender<ToFleet>,
     runtime: Handle,
-    /// Called by the writers' threads for each group.
-    settling: fn(),
 }
 
 impl Common {
@@ -318,17 +449,16 @@ impl Common {
         clock: Clock,
         tasks: TaskTracker,
         fleet: mpsc::Sender<ToFleet>,
-        settling: fn(),
+        shared: Shared,
+        secrets: Secrets,
     ) -> Result<Self, StartError> {
-        let secret = || random_secret().ok_or_else(|| io::Error::other("no random bytes"));
         Ok(Self {
             config: Arc::clone(config),
             bus: deps.bus.clone(),
             encoder: EventEncoder::new(deps.bus.event_format)?,
             clock,
-            ids: SessionIds::new(secret()?, 0),
-            cookies: secret()?,
-            decoy: secret()?,
+            shared,
+            secrets,
             places: Places::default(),
             penalties: Penalties::new(
                 config.handshake.failures_before_penalty.get(),
@@ -340,7 +470,6 @@ impl Common {
             tasks,
             fleet,
             runtime: Handle::current(),
-            settling,
         })
     }
 
@@ -352,10 +481,10 @@ impl Common {
         peers: Vec<PeerShard>,
         failure: Failure,
     ) -> Result<Running, StartError> {
-        let Prepared { poll, sockets, link, inbox, peer, relayed } = shard;
+        let Prepared { poll, sockets, link, inbox, peer, relayed, slots, .. } = shard;
         let groups = self.config.limits.groups_per_shard.get() as usize;
         let (returned, settled) = sync_channel(groups);
-        let settle = settle(returned, peer.waker, self.settling, Alarm(Arc::clone(&failure)));
+        let settle = settle(returned, peer.waker, self.shared.settling, Alarm(Arc::clone(&failure)));
         let writer = Writer::start(&format!("kafka-{number}"), &self.bus, settle)?;
         let stats = Arc::clone(writer.stats());
         let core = Core::new(Parts {
@@ -363,8 +492,12 @@ impl Common {
             config: Arc::clone(&self.config),
             clock: self.clock,
             counts,
-            records: Records::new(writer, self.encoder.clone(), &self.config.limits),
-            ids: self.ids.duplicate(),
+            records: Records::new(Sink::Writer(writer), self.encoder.clone(), &self.config.limits),
+            slots: if self.shared.cluster.is_some() { Slots::shared() } else { Slots::Alone },
+            keeper: self.shared.keepers.as_ref().map(|pool| Keeper::new(Arc::clone(pool), link.clone())),
+            cluster: self.shared.cluster.clone(),
+            encoder: self.encoder.clone(),
+            ids: self.secrets.ids.duplicate(),
             lookups: Lookups {
                 store: self.store.clone(),
                 budget: Arc::clone(&self.budget),
@@ -376,17 +509,18 @@ impl Common {
             fleet: self.fleet.clone(),
             places: self.places.clone(),
             penalties: self.penalties.clone(),
-            decoy: self.decoy.duplicate(),
+            decoy: self.secrets.decoy.duplicate(),
         });
         let now_unix_s = self.clock.wall().as_millis().max(0) as u64 / 1000;
-        let cookies = Cookies::new::<AwsLc>(self.cookies.duplicate(), now_unix_s);
-        let inputs = Inputs { inbox, settled, relayed };
+        let cookies = Cookies::new::<AwsLc>(self.secrets.cookies.duplicate(), now_unix_s);
+        let inputs = Inputs { inbox, settled, relayed, slots };
+        let relay = Relay::new(self.shared.map.subscribe(), self.shared.senders.clone());
         let (ending, ended) = oneshot::channel();
         let (started, start) = sync_channel(1);
         std::thread::Builder::new().name(format!("shard-{number}")).spawn(move || {
             let _alarm = Alarm(failure);
             // Made where it runs: the buffers of its system calls do not move between threads.
-            let given_up = match Shard::<AwsLc>::new(core, poll, sockets, cookies, peers, inputs) {
+            let given_up = match Shard::<AwsLc>::new(core, poll, sockets, cookies, peers, relay, inputs) {
                 Ok(shard) => {
                     let _ = started.send(Ok(()));
                     shard.run().unwrap_or_else(|error| {

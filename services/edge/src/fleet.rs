@@ -101,6 +101,9 @@ impl Fleet {
         match message {
             ToFleet::Born { session, device, looked_up } => self.born(session, device, looked_up).await,
             ToFleet::Established { session, device } => self.established(session, device),
+            ToFleet::Resumed { session, device, established } => {
+                self.resumed(session, device, established).await;
+            }
             ToFleet::Parted { session, device, mark } => {
                 self.directory.parted(session, device, mark);
                 self.let_go(device).await;
@@ -139,6 +142,20 @@ impl Fleet {
         self.let_go(device).await;
         for session in self.directory.surplus(device, self.half_open_per_device) {
             self.close(session, CloseReason::NeverEstablished).await;
+        }
+    }
+
+    /// A session came from another pod. A newer one of its device may be here already.
+    async fn resumed(&mut self, session: SessionRef, device: DeviceId, established: bool) {
+        let is_older = self.directory.current(device).is_some();
+        // Its keys were looked up once, at another pod: every revocation that is remembered came later, as far as we know, and
+        // the store knows of the others.
+        self.born(session, device, Instant::ZERO).await;
+        self.check_again(device);
+        if is_older {
+            self.close(session, CloseReason::TakenOver).await;
+        } else if established {
+            self.directory.established(session, device);
         }
     }
 

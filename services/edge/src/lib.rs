@@ -12,6 +12,7 @@
 
 mod admission;
 mod clock;
+mod cluster;
 pub mod config;
 mod counts;
 mod edge;
@@ -33,6 +34,7 @@ mod table;
 mod timers;
 mod udp_io;
 
+pub use cluster::JoinError;
 pub use counts::Count;
 pub use edge::{Deps, Edge, Ending, StartError};
 pub use handle::{Addresses, EdgeHandle};

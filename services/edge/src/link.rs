@@ -4,12 +4,15 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use mio::Waker;
+use sluice_bus::{Group, SessionState, SlotWriter};
 use sluice_proto::events::v1::CloseReason;
-use sluice_store::KeyLookup;
-use sluice_types::DeviceId;
+use sluice_store::{KeyLookup, SessionRecord};
+use sluice_types::{DeviceId, PodId, SessionId};
 use tokio::sync::{mpsc, oneshot};
 use usmp::Instant;
+use usmp::server::CommitToken;
 
+use crate::path::Path;
 use crate::udp_io::SLOT;
 
 /// A session, by where it lives. `serial` tells it from others that had the same place before.
@@ -39,12 +42,64 @@ pub(crate) enum ToShard {
     Close { session: SessionRef, reason: CloseReason },
     /// Bring this to the device.
     Send { session: SessionRef, payload: Box<[u8]>, done: SendReply },
+    /// A slot is this shard's now.
+    SlotAdopted(Box<AdoptedSlot>),
+    /// Commit what was taken for this slot by then, and give it up.
+    SlotLeaves { slot: u16, until: Instant },
+    /// What the store has about a session that wakes.
+    SessionFound { session: SessionId, found: Found },
+    /// The new keys of a session are in the store, or could not be written.
+    SessionKept { kept: Kept, written: bool },
     /// Accept nobody any more.
     StopAccepting,
     /// Say farewell to every session, by this time.
     Farewell { until: Instant },
     /// Give up what is left and end the thread.
     Stop,
+}
+
+/// A slot that this pod has adopted.
+#[derive(Debug)]
+pub(crate) struct AdoptedSlot {
+    pub(crate) slot: u16,
+    pub(crate) generation: u32,
+    pub(crate) writer: SlotWriter,
+    pub(crate) sessions: Vec<SessionState>,
+}
+
+/// The answer of the store about a session.
+#[derive(Debug)]
+pub(crate) enum Found {
+    Record(Box<SessionRecord>),
+    /// None, or one that is not to be trusted: nobody has the session's keys.
+    Nothing,
+    NoAnswer,
+}
+
+/// A REKEY that waits until it is persisted, and where its UTACK goes.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Kept {
+    pub(crate) session: SessionRef,
+    pub(crate) token: CommitToken,
+    pub(crate) source: Path,
+}
+
+/// What the writers of slots tell their shard.
+#[derive(Debug)]
+pub(crate) enum SlotNews {
+    /// A group is final.
+    Settled { slot: u16, group: Group },
+    /// The slot has another owner, or nobody knows what is committed. Nothing follows.
+    Lost { slot: u16 },
+}
+
+/// What the cluster is told by shards: at most one message for each slot that it gave away.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum ToCluster {
+    /// The slot was lost.
+    Lost { slot: u16 },
+    /// The slot is free: everything taken for it is committed, or was given up.
+    Left { slot: u16 },
 }
 
 /// What the fleet is told by shards.
@@ -56,6 +111,8 @@ pub(crate) enum ToFleet {
     Established { session: SessionRef, device: DeviceId },
     /// No message of it is handed over any more. What was lies in the groups of its writer up to `mark`; 0 when all of it is settled.
     Parted { session: SessionRef, device: DeviceId, mark: u64 },
+    /// This pod goes on with a session that another one had.
+    Resumed { session: SessionRef, device: DeviceId, established: bool },
     /// It is over.
     Ended { session: SessionRef, device: DeviceId },
     /// The groups of a writer up to this one are settled. Told while somebody may wait for it.
@@ -96,12 +153,41 @@ pub enum SendError {
     Stopping,
 }
 
-/// A datagram on its way to the shard that owns its session.
+/// A datagram on its way to the shard that is to act upon it.
 #[derive(Debug)]
 pub(crate) struct Relayed {
-    pub(crate) source: SocketAddr,
-    pub(crate) length: u16,
-    pub(crate) bytes: [u8; SLOT],
+    pub(crate) errand: Errand,
+    /// The device's address.
+    pub(crate) address: SocketAddr,
+    length: u16,
+    bytes: [u8; SLOT],
+}
+
+/// What to do with a relayed datagram.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Errand {
+    /// Another shard of this pod received it.
+    FromShard,
+    /// Another pod received it, by the shard of its own that waits for the answer.
+    FromPod { pod: PodId, shard: u16 },
+    /// Another pod's answer to a device that reaches this one.
+    Answer,
+}
+
+impl Relayed {
+    /// Copies the datagram; what is longer than any frame is cut, and no frame then.
+    pub(crate) fn new(errand: Errand, address: SocketAddr, datagram: &[u8]) -> Self {
+        let length = datagram.len().min(SLOT);
+        let mut bytes = [0; SLOT];
+        if let (Some(room), Some(datagram)) = (bytes.get_mut(..length), datagram.get(..length)) {
+            room.copy_from_slice(datagram);
+        }
+        Self { errand, address, length: length as u16, bytes }
+    }
+
+    pub(crate) fn datagram(&mut self) -> &mut [u8] {
+        self.bytes.get_mut(..usize::from(self.length)).unwrap_or_default()
+    }
 }
 
 /// How async tasks reach a shard.

@@ -86,7 +86,7 @@ pub enum RunError {
 ///
 /// [`StartError`]; nothing is left running then.
 pub async fn run(config: EdgeConfig, deps: &Deps, shutdown: Shutdown) -> Result<Ending, StartError> {
-    let edge = Edge::start(config, deps)?;
+    let edge = Edge::join(config, deps).await?;
     shutdown.requested().await;
     Ok(edge.drain().await)
 }
@@ -122,7 +122,7 @@ pub async fn main(file: &Path) -> Result<(), RunError> {
         checked => checked?,
     }
     let deps = Deps { store: store.clone(), bus: config.bus.clone(), meter: telemetry.meter("sluice.edge") };
-    let mut edge = Edge::start(config.edge.clone(), &deps)?;
+    let mut edge = Edge::join(config.edge.clone(), &deps).await?;
     let admin = if config.edge.dangerously_allow_admin_send {
         tracing::warn!("operators may send to any device (edge.dangerously_allow_admin_send)");
         admin.with_guarded(debug_routes(edge.handle()))

@@ -27,6 +27,11 @@ impl<T> Slab<T> {
         self.len
     }
 
+    /// One more than the highest number that a value can have now.
+    pub(crate) const fn reach(&self) -> u32 {
+        (self.chunks.len() * CHUNK) as u32
+    }
+
     pub(crate) const fn is_full(&self) -> bool {
         self.len >= self.capacity
     }

@@ -10,6 +10,9 @@ use mio::net::UdpSocket;
 use nix::errno::Errno;
 use nix::sys::socket::{MsgFlags, MultiHeaders, SockaddrStorage, recvmmsg, sendmmsg};
 
+use crate::path::Path;
+use crate::shard::Relay;
+
 /// Datagrams per system call.
 pub(crate) const BATCH: usize = 64;
 
@@ -39,6 +42,7 @@ pub(crate) struct Outbound {
     fd: RawFd,
     /// Datagrams the kernel did not take.
     pub(crate) unsent: u64,
+    pub(crate) relay: Relay,
 }
 
 fn nowhere() -> SocketAddr {
@@ -88,7 +92,7 @@ impl Inbound {
 }
 
 impl Outbound {
-    pub(crate) fn new(socket: &UdpSocket) -> io::Result<Self> {
+    pub(crate) fn new(socket: &UdpSocket, relay: Relay) -> io::Result<Self> {
         Ok(Self {
             headers: MultiHeaders::preallocate(BATCH, None),
             buffers: vec![[0; SLOT]; OUT_SLOTS].into_boxed_slice(),
@@ -98,6 +102,7 @@ impl Outbound {
             v6: socket.local_addr()?.is_ipv6(),
             fd: socket.as_raw_fd(),
             unsent: 0,
+            relay,
         })
     }
 
@@ -127,12 +132,20 @@ impl Outbound {
         });
     }
 
+    /// Sends a copy of `datagram` the way the device is reached.
+    pub(crate) fn send(&mut self, path: Path, datagram: &[u8]) {
+        match path.via() {
+            None => self.push(path.address(), datagram),
+            Some(via) => self.unsent += u64::from(!self.relay.reply(via, path.address(), datagram)),
+        }
+    }
+
     /// Sends the queue. A datagram that the kernel does not take is lost, as on any network: its sender has a timer.
     pub(crate) fn flush(&mut self) {
         let mut from = 0;
         while from < self.count {
             let until = self.count.min(from + BATCH);
-            match self.send(from, until) {
+            match self.send_batch(from, until) {
                 Ok(0) => {
                     self.unsent += (self.count - from) as u64;
                     break;
@@ -153,7 +166,7 @@ impl Outbound {
         self.count = 0;
     }
 
-    fn send(&mut self, from: usize, until: usize) -> Result<usize, Errno> {
+    fn send_batch(&mut self, from: usize, until: usize) -> Result<usize, Errno> {
         let mut slices = [[IoSlice::new(&[])]; BATCH];
         for (slice, at) in slices.iter_mut().zip(from..until) {
             *slice = [IoSlice::new(&self.buffers[at][..usize::from(self.lengths[at])])];
@@ -225,7 +238,7 @@ mod tests {
         for listen in ["127.0.0.1:0", "[::]:0"] {
             let (socket, peer) = pair(listen);
             let mut inbound = Inbound::new();
-            let mut outbound = Outbound::new(&socket).expect("bound");
+            let mut outbound = Outbound::new(&socket, Relay::alone(1)).expect("bound");
             for length in 1..=100usize {
                 peer.send_to(&vec![length as u8; length], target(&socket)).expect("loopback");
             }
@@ -261,7 +274,7 @@ mod tests {
     #[test]
     fn a_full_queue_is_sent_to_make_room() {
         let (socket, peer) = pair("127.0.0.1:0");
-        let mut outbound = Outbound::new(&socket).expect("bound");
+        let mut outbound = Outbound::new(&socket, Relay::alone(1)).expect("bound");
         let to = peer.local_addr().expect("bound");
         for number in 0..=OUT_SLOTS {
             outbound.push(to, &(number as u32).to_le_bytes());

@@ -46,7 +46,8 @@ pub const fn is_fragmented(device: u32) -> bool {
 /// Half of the devices are like the clients in C, whose session ends with a message that is not acknowledged; the others are like
 /// Python, where only the message fails.
 fn config(device: u32) -> Config {
-    let exhaustion = if (device / 4).is_multiple_of(2) { Exhaustion::CloseSession } else { Exhaustion::KeepSession };
+    let exhaustion =
+        if (device / 4).is_multiple_of(2) { Exhaustion::CloseSession } else { Exhaustion::KeepSession };
     Config { exhaustion, ..Config::default() }
 }
 

@@ -76,6 +76,12 @@ impl LedgerReader {
         self.slots
     }
 
+    /// Whether the brokers answer a question of this reader within that time. Blocks for as long at most.
+    #[must_use]
+    pub fn kafka_answers(&self, within: Duration) -> bool {
+        self.consumer.fetch_metadata(Some(&self.topic), within).is_ok()
+    }
+
     /// Reads from the snapshot, or the start, up to the owner's record with this mark: never "to the end", which somebody else's open
     /// transaction may hold back.
     pub(super) fn read(

@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use sluice_bus::{EventEncoder, GroupFull, LedgerEntry};
 use sluice_proto::events::v1::{CloseReason, SecurityReason, Transport};
 use sluice_types::{DeviceId, TenantId, Timestamp};
 use tokio::sync::mpsc;
@@ -14,16 +15,18 @@ use usmp::{Instant, Secret, SessionId};
 use super::buffers::Buffers;
 use super::records::Records;
 use super::session::{Facts, Session};
+use super::slots::{Slots, records_of};
 use super::turn::{Held, Turn, Waiting};
 use crate::admission::Penalties;
 use crate::clock::Clock;
+use crate::cluster::Keeper;
 use crate::config::EdgeConfig;
 use crate::counts::{Count, Counts};
 use crate::events::{self, Change};
-use crate::link::{SessionRef, ToFleet};
+use crate::link::{SessionRef, ToCluster, ToFleet};
 use crate::lookups::Lookups;
 use crate::security::{Named, SecurityLog};
-use crate::session_ids::SessionIds;
+use crate::session_ids::{SessionIds, slot_in};
 
 /// Everything a shard has but its sockets and sessions.
 pub(crate) struct Core {
@@ -39,6 +42,13 @@ pub(crate) struct Core {
     pub(crate) waiting: Waiting,
     /// The fleet waits until the group of this number is settled.
     watched: u64,
+    pub(crate) slots: Slots,
+    /// Keeps sessions for other pods, where there are some.
+    pub(crate) keeper: Option<Keeper>,
+    /// Hears what becomes of slots, where they are shared.
+    pub(crate) cluster: Option<mpsc::Sender<ToCluster>>,
+    /// Writes events of slots.
+    pub(crate) encoder: EventEncoder,
     pub(crate) security: SecurityLog,
     pub(crate) penalties: Penalties,
     pub(crate) ids: SessionIds,
@@ -63,6 +73,10 @@ pub(crate) struct Parts {
     pub(crate) clock: Clock,
     pub(crate) counts: Arc<Counts>,
     pub(crate) records: Records,
+    pub(crate) slots: Slots,
+    pub(crate) keeper: Option<Keeper>,
+    pub(crate) cluster: Option<mpsc::Sender<ToCluster>>,
+    pub(crate) encoder: EventEncoder,
     pub(crate) ids: SessionIds,
     pub(crate) lookups: Lookups,
     pub(crate) fleet: mpsc::Sender<ToFleet>,
@@ -95,6 +109,10 @@ impl Core {
             records: parts.records,
             waiting: Waiting::default(),
             watched: 0,
+            slots: parts.slots,
+            keeper: parts.keeper,
+            cluster: parts.cluster,
+            encoder: parts.encoder,
             security: SecurityLog::new(
                 config.security_events.window,
                 config.security_events.watched_per_shard.get() as usize,
@@ -127,6 +145,17 @@ impl Core {
         self.taking && self.records.has_room()
     }
 
+    /// Whether a message of a session in this slot finds room.
+    pub(crate) fn has_room_in(&self, slot: u16) -> bool {
+        match &self.slots {
+            Slots::Alone => self.has_room(),
+            Slots::Shared { .. } => {
+                let found = self.slots.get(slot).filter(|owned| owned.leaving.is_none());
+                self.taking && found.is_some_and(|owned| owned.records.has_room())
+            }
+        }
+    }
+
     /// A number that no other session or handshake of this shard has had lately.
     pub(crate) const fn next_serial(&mut self) -> u32 {
         self.serial = self.serial.wrapping_add(1);
@@ -152,14 +181,35 @@ impl Core {
         self.exchanges_left > 0
     }
 
-    /// A name for a new session.
+    /// Ends a writer, on a thread of its own: the shard does not wait for it.
+    pub(crate) fn retire(&self, records: Records) {
+        let ending = std::thread::Builder::new().name("slot-end".to_owned());
+        if let Err(error) = ending.spawn(move || records.shutdown(std::time::Duration::ZERO)) {
+            tracing::warn!(%error, "no thread for the end of a slot's writer; the shard waited for it");
+        }
+    }
+
+    /// Lets the ledger of a slot of ours say something.
+    pub(crate) fn journal(&mut self, slot: u16, entry: LedgerEntry) {
+        match self.slots.get_mut(slot) {
+            Some(owned) => owned.records.journal(&self.counts, entry, None),
+            None => self.counts.one(Count::JournalEntriesLost),
+        }
+    }
+
+    /// A name for a new session that lives and dies with this shard.
     pub(crate) fn mint<P: Provider>(&self) -> Option<SessionId> {
         random().map(|random| self.ids.mint::<P>(self.shard, random))
     }
 
-    /// A name whose visible part is not taken. With a million sessions one draw in sixty-four meets a taken one.
-    pub(crate) fn mint_unless<P: Provider>(&self, taken: impl Fn([u8; 8]) -> bool) -> Option<SessionId> {
-        (0..MINT_TRIES).find_map(|_| self.mint::<P>().filter(|id| !taken(id.prefix())))
+    /// A name for a session over UDP, in a slot that takes it, whose visible part is not taken. With a million sessions one draw in
+    /// sixty-four meets a taken one.
+    pub(crate) fn mint_unless<P: Provider>(&mut self, taken: impl Fn([u8; 8]) -> bool) -> Option<SessionId> {
+        let slot = if self.slots.are_shared() { self.slots.birthplace()? } else { self.shard };
+        (0..MINT_TRIES).find_map(|_| {
+            let id = random().map(|random| self.ids.mint::<P>(slot, random))?;
+            (!taken(id.prefix())).then_some(id)
+        })
     }
 
     /// Reports a refusal. `device` only when it is in the registry.
@@ -213,7 +263,9 @@ impl Core {
     /// Tells the fleet that nothing more of a session is handed over, and up to which group it was.
     pub(crate) fn part(&mut self, session: SessionRef, facts: &mut Facts) {
         if std::mem::replace(&mut facts.turn, Turn::Parted) != Turn::Parted {
-            let mark = if facts.messages > 0 { self.records.mark() } else { 0 };
+            // What is on its way in a slot is not waited for: docs/records.md.
+            let plain = session.tcp || !self.slots.are_shared();
+            let mark = if plain && facts.messages > 0 { self.records.mark() } else { 0 };
             self.watched = self.watched.max(mark);
             self.fleet.tell(ToFleet::Parted { session, device: facts.device, mark });
         }
@@ -235,22 +287,45 @@ impl Core {
         if !self.waiting.holds(session) {
             return Released::Nothing;
         }
-        if !self.records.has_room() {
+        let slot = match self.waiting.session(session) {
+            Some(held) if !held.tcp && self.slots.are_shared() => Some(slot_in(held.id.prefix())),
+            _ => None,
+        };
+        if !slot.map_or_else(|| self.records.has_room(), |slot| self.has_room_in(slot)) {
+            // A slot that went elsewhere took its sessions along: what they said is said again there.
+            if slot.is_some_and(|slot| self.slots.get(slot).is_none_or(|owned| owned.leaving.is_some())) {
+                let _dropped = self.waiting.take(session);
+                return Released::Nothing;
+            }
             return Released::NoRoom;
         }
         let Some(Held { at, session, message, payload }) = self.waiting.take(session) else {
             return Released::Nothing;
         };
         let tenant = self.tenants.name(session.facts.tenant).map_or("", |tenant| tenant.as_str());
-        let added = self.records.message(at, &session, tenant, message, &payload);
+        let records = match slot {
+            None => Some(&mut self.records),
+            Some(slot) => records_of(&mut self.slots, &mut self.records, slot),
+        };
+        let added = records.map(|records| records.message(at, &session, tenant, message, &payload));
+        let added = added.unwrap_or(Err(GroupFull));
         self.counts.one(Count::MessagesReleased);
         self.counts.one(if added.is_ok() { Count::MessagesReceived } else { Count::DroppedBehind });
         Released::Message(Facts { messages: 1, ..session.facts })
     }
 
+    /// Hands over what was taken.
+    pub(crate) fn submit(&mut self) {
+        self.records.submit(&self.counts);
+        for owned in self.slots.owned_mut() {
+            owned.records.submit(&self.counts);
+        }
+    }
+
     /// Whether nothing that was taken waits for its commit, or nothing will be committed any more.
     pub(crate) fn is_through(&self) -> bool {
-        self.records.is_idle() && self.waiting.len() == 0 || !self.records.has_writer()
+        let plain = self.records.is_idle() && self.waiting.len() == 0 || !self.records.has_writer();
+        plain && self.slots.owned().iter().all(|owned| owned.records.is_idle())
     }
 
     /// Gives back the session's place and tells everybody that it is over.

@@ -4,13 +4,17 @@
 //! committed, who may go now, what time brings, datagrams, connections, handshakes within their budget; then it hands its records
 //! over and sends its datagrams, all at once.
 
+mod adoption;
 mod buffers;
 mod cookies;
 mod core;
+mod dormant;
 mod keys;
 mod records;
+mod relay;
 mod routes;
 mod session;
+mod slots;
 mod tcp;
 mod tcp_handshake;
 mod tcp_session;
@@ -19,6 +23,7 @@ mod udp;
 mod udp_handshakes;
 mod udp_live;
 mod udp_sessions;
+mod udp_shared;
 
 use std::io;
 use std::sync::mpsc::Receiver;
@@ -32,15 +37,17 @@ use usmp::crypto::Provider;
 
 pub(crate) use self::cookies::Cookies;
 use self::core::Released;
-pub(crate) use self::core::{Core, Parts, Places, Tenants, random_secret};
+pub(crate) use self::core::{Core, Parts, Places, Tenants, random, random_secret};
 use self::keys::Keys;
-pub(crate) use self::records::{MIN_BYTES, MIN_RECORDS, Records, Settled};
+pub(crate) use self::records::{MIN_BYTES, MIN_RECORDS, Records, Settled, Sink};
+pub(crate) use self::relay::{Relay, Senders, shard_and_slot};
 pub(crate) use self::session::Session;
+pub(crate) use self::slots::Slots;
 use self::tcp::Tcp;
 pub(crate) use self::udp::PeerShard;
 use self::udp::Udp;
 use crate::counts::Count;
-use crate::link::{Relayed, SendError, ToShard};
+use crate::link::{Relayed, SendError, SlotNews, ToShard};
 use crate::sockets::ShardSockets;
 
 const UDP: Token = Token(0);
@@ -72,6 +79,7 @@ pub(crate) struct Inputs {
     pub(crate) inbox: mpsc::Receiver<ToShard>,
     pub(crate) settled: Receiver<Settled>,
     pub(crate) relayed: Receiver<Relayed>,
+    pub(crate) slots: Receiver<SlotNews>,
 }
 
 pub(crate) struct Shard<P: Provider> {
@@ -93,13 +101,14 @@ impl<P: Provider> Shard<P> {
         sockets: ShardSockets,
         cookies: Cookies,
         peers: Vec<PeerShard>,
+        relay: Relay,
         inputs: Inputs,
     ) -> io::Result<Self> {
         let udp = match sockets.udp {
             Some(socket) => {
                 let mut socket = mio::net::UdpSocket::from_std(socket);
                 poll.registry().register(&mut socket, UDP, Interest::READABLE)?;
-                Some(Udp::new(&core, socket, cookies, peers)?)
+                Some(Udp::new(&core, socket, cookies, peers, relay)?)
             }
             None => None,
         };
@@ -163,6 +172,7 @@ impl<P: Provider> Shard<P> {
     fn turn(&mut self) {
         self.read_inbox();
         self.settle();
+        self.let_slots_go();
         self.let_go();
         self.pause_or_resume();
         if let Some(udp) = &mut self.udp {
@@ -177,7 +187,7 @@ impl<P: Provider> Shard<P> {
         self.core.report_repeats();
         self.say_farewell();
         self.core.fleet.flush();
-        self.core.records.submit(&self.core.counts);
+        self.core.submit();
         if let Some(udp) = &mut self.udp {
             udp.flush(&self.core);
         }
@@ -199,6 +209,22 @@ impl<P: Provider> Shard<P> {
                     }
                 }
                 ToShard::Go { session } => self.core.waiting.go(session),
+                ToShard::SlotAdopted(adopted) => self.adopt(*adopted),
+                ToShard::SlotLeaves { slot, until } => {
+                    if let Some(owned) = self.core.slots.get_mut(slot) {
+                        owned.leaving.get_or_insert(until);
+                    }
+                }
+                ToShard::SessionFound { session, found } => {
+                    if let Some(udp) = &mut self.udp {
+                        udp.found(&mut self.core, session, found);
+                    }
+                }
+                ToShard::SessionKept { kept, written } => {
+                    if let Some(udp) = &mut self.udp {
+                        udp.kept(&mut self.core, kept, written);
+                    }
+                }
                 ToShard::Close { session, reason } => {
                     let core = &mut self.core;
                     if session.tcp {
@@ -231,6 +257,10 @@ impl<P: Provider> Shard<P> {
                 ToShard::Farewell { until } => {
                     self.core.accepting = false;
                     self.core.taking = false;
+                    // Sessions in slots are not over: the next owner goes on with them.
+                    for owned in self.core.slots.owned_mut() {
+                        owned.leaving.get_or_insert(until);
+                    }
                     self.phase = Phase::Finishing(until);
                 }
                 ToShard::Stop => self.phase = Phase::Over,
@@ -251,11 +281,12 @@ impl<P: Provider> Shard<P> {
                         tcp.settled(message, committed);
                     }
                 } else if let Some(udp) = &mut self.udp {
-                    udp.settled(self.core.now, message, committed);
+                    udp.settled(&self.core, message, committed);
                 }
             }
             self.core.records.reuse(batch);
         }
+        self.settle_slots();
         if self.core.records.settled() > before {
             self.core.tell_settled();
         }

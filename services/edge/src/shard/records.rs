@@ -5,7 +5,10 @@
 
 use std::collections::VecDeque;
 
-use sluice_bus::{EventEncoder, EventRecord, Group, GroupFull, Outcome, Telemetry, Topic, Writer};
+use sluice_bus::{
+    EventEncoder, EventRecord, Group, GroupFull, LedgerEntry, MAX_ENTRY_BYTES, Outcome, SlotWriter,
+    Telemetry, Topic, Writer,
+};
 use sluice_types::Timestamp;
 use usmp::server::CommitToken;
 
@@ -40,6 +43,9 @@ pub(crate) const MIN_BYTES: usize = 2 * BYTES_PER_READ;
 /// Token of a record that nobody waits for.
 const NOBODY: u64 = u64::MAX;
 
+/// Entries of a ledger that wait for room; further ones are counted as lost, which costs re-handshakes, never a record.
+const MAX_ENTRIES: usize = 1 << 16;
+
 /// A message in a group: whose it is and what the session knows it by.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Message {
@@ -47,6 +53,56 @@ pub(crate) struct Message {
     pub(crate) token: CommitToken,
     /// UDP: where it came from, and its UTACK goes.
     pub(crate) source: Option<Path>,
+    pub(crate) kind: Kind,
+}
+
+impl Message {
+    pub(crate) fn is_record(&self) -> bool {
+        self.kind == Kind::Record
+    }
+}
+
+/// What a device waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// A record of its own.
+    Record,
+    /// A part of one, of which only the journal hears.
+    Fragment,
+    /// A change of keys, likewise.
+    Rekey,
+}
+
+/// Who commits the groups.
+#[derive(Debug)]
+pub(crate) enum Sink {
+    /// A writer of what nobody goes on with.
+    Writer(Writer),
+    /// The writer of a slot, with its journal.
+    Slot(SlotWriter),
+}
+
+impl Sink {
+    fn try_submit(&self, group: Group) -> Result<(), Group> {
+        match self {
+            Self::Writer(writer) => writer.try_submit(group),
+            Self::Slot(writer) => writer.try_submit(group),
+        }
+    }
+
+    fn is_running(&self) -> bool {
+        match self {
+            Self::Writer(writer) => writer.is_running(),
+            Self::Slot(writer) => writer.is_running(),
+        }
+    }
+
+    fn shutdown(self, within: std::time::Duration) -> usize {
+        match self {
+            Self::Writer(writer) => writer.shutdown(within),
+            Self::Slot(writer) => writer.shutdown(within),
+        }
+    }
 }
 
 /// A group and its messages, by their number in it.
@@ -71,17 +127,22 @@ struct UnderWay {
 pub(crate) struct Batch(Filling);
 
 impl Batch {
-    /// Each message of the group and whether Kafka has it.
+    /// Each message of the group and whether Kafka has it. One whose outcome nobody knows is left out: its writer is at its end, and
+    /// nobody is told anything.
     pub(crate) fn outcomes(&self) -> impl Iterator<Item = (&Message, bool)> {
         self.0.group.outcomes().filter_map(|(token, outcome)| {
             let message = self.0.messages.get(usize::try_from(token).ok()?)?;
-            Some((message, outcome == Outcome::Committed))
+            match outcome {
+                Outcome::Committed => Some((message, true)),
+                Outcome::Refused(_) => Some((message, false)),
+                Outcome::Unknown => None,
+            }
         })
     }
 }
 
 pub(crate) struct Records {
-    writer: Writer,
+    sink: Sink,
     encoder: EventEncoder,
     open: Option<Filling>,
     /// Full ones that the writer has not taken yet.
@@ -90,6 +151,7 @@ pub(crate) struct Records {
     under_way: VecDeque<UnderWay>,
     free: Vec<Filling>,
     events: VecDeque<Event>,
+    entries: VecDeque<(LedgerEntry, Option<Message>)>,
     max_records: usize,
     max_bytes: usize,
     /// Groups begun so far: the number of the newest one.
@@ -99,9 +161,14 @@ pub(crate) struct Records {
 }
 
 impl Records {
-    pub(crate) fn new(writer: Writer, encoder: EventEncoder, limits: &LimitsConfig) -> Self {
-        let max_records = limits.records_per_group.get() as usize;
-        let max_bytes = limits.bytes_per_group.get() as usize;
+    pub(crate) fn new(sink: Sink, encoder: EventEncoder, limits: &LimitsConfig) -> Self {
+        // A slot has a record of the journal beside each of its own, and one of many has a smaller share.
+        let (max_records, max_bytes) = match sink {
+            Sink::Writer(_) => {
+                (limits.records_per_group.get() as usize, limits.bytes_per_group.get() as usize)
+            }
+            Sink::Slot(_) => (2 * MIN_RECORDS, 2 * MIN_BYTES),
+        };
         let groups = limits.groups_per_shard.get() as usize;
         let free = (0..groups).map(|_| Filling {
             group: Group::new(max_records, max_bytes),
@@ -109,13 +176,14 @@ impl Records {
             bytes: 0,
         });
         Self {
-            writer,
+            sink,
             encoder,
             open: None,
             full: VecDeque::with_capacity(groups),
             under_way: VecDeque::with_capacity(groups),
             free: free.collect(),
             events: VecDeque::new(),
+            entries: VecDeque::new(),
             max_records,
             max_bytes,
             begun: 0,
@@ -141,8 +209,17 @@ impl Records {
     }
 
     fn fits(&self, filling: &Filling) -> bool {
-        filling.group.len() + RECORDS_PER_READ <= self.max_records
-            && filling.bytes + BYTES_PER_READ <= self.max_bytes
+        filling.group.len() + self.per_message() * RECORDS_PER_READ <= self.max_records
+            && filling.bytes + BYTES_PER_READ + RECORDS_PER_READ * (self.per_message() - 1) * MAX_ENTRY_BYTES
+                <= self.max_bytes
+    }
+
+    /// Records that a message takes: its own, and in a slot what the journal says of it.
+    const fn per_message(&self) -> usize {
+        match self.sink {
+            Sink::Writer(_) => 1,
+            Sink::Slot(_) => 2,
+        }
     }
 
     /// Adds a device's message.
@@ -167,10 +244,40 @@ impl Records {
             received_ms: at.as_millis(),
             payload,
         };
-        let open = self.room_for(KEY + payload.len())?;
+        let CommitToken { epoch, seq } = message.token;
+        let session = session.id.0;
+        let number = LedgerEntry::Number { session, epoch, seq, fragment_open: false };
+        let journaled = matches!(self.sink, Sink::Slot(_));
+        let (records, bytes) = (self.per_message(), KEY + payload.len() + MAX_ENTRY_BYTES);
+        let open = self.room_for(records, bytes)?;
         open.group.push_telemetry(&record, open.messages.len() as u64)?;
+        if journaled {
+            // Final together with the record, whose outcome is the message's.
+            open.group.push_ledger(&number, NOBODY)?;
+        }
         open.messages.push(message);
-        open.bytes += KEY + payload.len();
+        open.bytes += bytes;
+        Ok(())
+    }
+
+    /// Lets the journal say something, now or when there is room; `message` waits for it.
+    pub(crate) fn journal(&mut self, counts: &Counts, entry: LedgerEntry, message: Option<Message>) {
+        if self.entries.is_empty() && self.add_entry(&entry, message).is_ok() {
+            return;
+        }
+        if self.entries.len() < MAX_ENTRIES {
+            self.entries.push_back((entry, message));
+        } else {
+            counts.one(Count::JournalEntriesLost);
+        }
+    }
+
+    fn add_entry(&mut self, entry: &LedgerEntry, message: Option<Message>) -> Result<(), GroupFull> {
+        let open = self.room_for(1, MAX_ENTRY_BYTES)?;
+        let token = if message.is_some() { open.messages.len() as u64 } else { NOBODY };
+        open.group.push_ledger(entry, token)?;
+        open.messages.extend(message);
+        open.bytes += MAX_ENTRY_BYTES;
         Ok(())
     }
 
@@ -205,17 +312,18 @@ impl Records {
         let bytes = key.len() + source.len() + id.len() + payload.len();
         let record =
             EventRecord { topic, key: key.as_bytes(), id, source: &source, time_ms, payload: &payload };
-        let open = self.room_for(bytes)?;
+        let open = self.room_for(1, bytes)?;
         open.group.push_event(&record, NOBODY)?;
         open.bytes += bytes;
         Ok(())
     }
 
-    /// The open group if it has room for that many bytes, or a new one.
-    fn room_for(&mut self, bytes: usize) -> Result<&mut Filling, GroupFull> {
+    /// The open group if it has room for so many records and bytes, or a new one.
+    fn room_for(&mut self, records: usize, bytes: usize) -> Result<&mut Filling, GroupFull> {
         let (max_records, max_bytes) = (self.max_records, self.max_bytes);
-        let has_room =
-            |filling: &Filling| filling.group.len() < max_records && filling.bytes + bytes <= max_bytes;
+        let has_room = |filling: &Filling| {
+            filling.group.len() + records <= max_records && filling.bytes + bytes <= max_bytes
+        };
         if !self.open.as_ref().is_some_and(has_room) {
             let next = self.free.pop().ok_or(GroupFull)?;
             self.begun += 1;
@@ -228,6 +336,12 @@ impl Records {
 
     /// Hands over what the writer takes; the rest grows on.
     pub(crate) fn submit(&mut self, counts: &Counts) {
+        while let Some((entry, message)) = self.entries.pop_front() {
+            if self.add_entry(&entry, message).is_err() {
+                self.entries.push_front((entry, message));
+                break;
+            }
+        }
         while let Some(event) = self.events.pop_front() {
             if self.add_event(&event).is_err() {
                 self.events.push_front(event);
@@ -254,7 +368,7 @@ impl Records {
     fn hand_over(&mut self, filling: Filling) -> Result<(), Filling> {
         let Filling { group, messages, bytes } = filling;
         let records = group.len();
-        match self.writer.try_submit(group) {
+        match self.sink.try_submit(group) {
             Ok(()) => {
                 self.under_way.push_back(UnderWay { messages, bytes, records });
                 Ok(())
@@ -283,12 +397,13 @@ impl Records {
         self.under_way.is_empty()
             && self.full.is_empty()
             && self.events.is_empty()
+            && self.entries.is_empty()
             && self.open.as_ref().is_none_or(|open| open.group.is_empty())
     }
 
     /// Whether what is handed over can still become final.
     pub(crate) fn has_writer(&self) -> bool {
-        self.writer.is_running()
+        self.sink.is_running()
     }
 
     /// Ends the writer; gives the number of records whose outcome nobody knows.
@@ -296,7 +411,7 @@ impl Records {
         let waiting = self.full.iter().chain(&self.open).map(|filling| filling.group.len()).sum::<usize>();
         // A writer that is gone has taken its groups with it.
         let under_way: usize = self.under_way.iter().map(|group| group.records).sum();
-        let runs = self.writer.is_running();
-        waiting + if runs { self.writer.shutdown(within) } else { under_way }
+        let runs = self.sink.is_running();
+        waiting + if runs { self.sink.shutdown(within) } else { under_way }
     }
 }

@@ -19,6 +19,8 @@ pub(crate) struct Facts {
     pub(crate) tenant: u32,
     pub(crate) key_epoch: u32,
     pub(crate) serial: u32,
+    /// Generation of its slot when it was opened; zero where slots have none.
+    pub(crate) birth: u32,
     /// Messages taken and not refused.
     pub(crate) messages: u32,
 }

@@ -175,6 +175,7 @@ impl<P: Provider> Handshake<P> {
             key_epoch,
             serial,
             messages: 0,
+            birth: 0,
         };
         let session = Session { id, peer, tcp: true, facts };
         Ok((Box::new(Live::new(machine, session, self.looked_up)), session_ok))

@@ -9,7 +9,7 @@ use usmp::server::{DropReason, MAX_MESSAGE_WIRE, TcpReceived, TcpSession};
 use usmp::wire::MAX_FRAME;
 
 use super::core::Core;
-use super::records::Message;
+use super::records::{Kind, Message};
 use super::session::{Session, close_reason};
 use super::turn::Turn;
 use crate::counts::Count;
@@ -71,7 +71,7 @@ impl<P: Provider> Live<P> {
             Ok(TcpReceived::Message { consumed, token, payload }) => {
                 let tenant =
                     core.tenants.name(self.session.facts.tenant).map_or("", |tenant| tenant.as_str());
-                let message = Message { session, token, source: None };
+                let message = Message { session, token, source: None, kind: Kind::Record };
                 // Room was asked for before the bytes were read.
                 let (taken, count) = if self.session.facts.turn == Turn::Writes {
                     let added = core.records.message(core.wall, &self.session, tenant, message, payload);

@@ -70,6 +70,11 @@ impl Waiting {
         self.held.contains_key(&session)
     }
 
+    /// Whose message is kept.
+    pub(crate) fn session(&self, session: SessionRef) -> Option<&Session> {
+        self.held.get(&session).map(|held| &held.session)
+    }
+
     /// Takes a session's message out; `None` when it has none here.
     pub(crate) fn take(&mut self, session: SessionRef) -> Option<Held> {
         self.held.remove(&session)

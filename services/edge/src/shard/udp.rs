@@ -9,23 +9,27 @@ use std::sync::mpsc::{SyncSender, TrySendError};
 
 use mio::Waker;
 use mio::net::UdpSocket;
+use sluice_bus::SessionState;
 use sluice_proto::events::v1::{CloseReason, SecurityReason, Transport};
+use sluice_types::SessionId;
 use usmp::Instant;
 use usmp::crypto::Provider;
 use usmp::server::DropReason;
 use usmp::server::demux::{Datagram, classify};
-use usmp::wire::FrameType;
 
 use super::cookies::Cookies;
 use super::core::Core;
 use super::keys::Keys;
 use super::records::Message;
+use super::relay::{Relay, flow};
 use super::routes::Routes;
 use super::udp_handshakes::{Accepted, UdpHandshakes};
 use super::udp_sessions::UdpSessions;
+use crate::cluster::Place;
 use crate::counts::{Count, drop_count};
-use crate::link::{Relayed, SendReply, SessionRef};
-use crate::udp_io::{Inbound, Outbound, SLOT};
+use crate::link::{Errand, Found, Kept, Relayed, SendReply, SessionRef};
+use crate::path::{Path, Via};
+use crate::udp_io::{Inbound, Outbound};
 
 /// Batches received per turn; then handshakes, connections and commits have their turn.
 const BATCHES_PER_TURN: usize = 8;
@@ -55,13 +59,14 @@ impl<P: Provider> Udp<P> {
         socket: UdpSocket,
         cookies: Cookies,
         peers: Vec<PeerShard>,
+        relay: Relay,
     ) -> io::Result<Self> {
         Ok(Self {
-            out: Outbound::new(&socket)?,
+            out: Outbound::new(&socket, relay)?,
             socket,
             readable: true,
             inbound: Box::new(Inbound::new()),
-            handshakes: UdpHandshakes::new(&core.config, cookies),
+            handshakes: UdpHandshakes::new(core, cookies),
             sessions: UdpSessions::new(core),
             accepted: Vec::new(),
             peers,
@@ -74,6 +79,7 @@ impl<P: Provider> Udp<P> {
     }
 
     pub(crate) fn turn(&mut self, core: &mut Core) {
+        self.out.relay.refresh();
         for _ in 0..BATCHES_PER_TURN {
             if !self.readable {
                 break;
@@ -88,7 +94,6 @@ impl<P: Provider> Udp<P> {
                 Err(_) => continue,
             };
             core.counts.add(Count::DatagramsReceived, count as u64);
-            let has_room = core.has_room();
             for index in 0..count {
                 let (source, datagram) = self.inbound.datagram(index);
                 let mut taken = Taken {
@@ -97,8 +102,8 @@ impl<P: Provider> Udp<P> {
                     sessions: &mut self.sessions,
                     accepted: &mut self.accepted,
                 };
-                if let Some(slot) = taken.datagram(core, source, datagram, has_room, &mut self.routes) {
-                    relay(core, &self.peers, slot, source, datagram);
+                if let Some(to) = taken.datagram(core, source, datagram, &mut self.routes) {
+                    relay(core, &self.peers, &self.out.relay, to, source, datagram);
                 }
             }
         }
@@ -107,19 +112,60 @@ impl<P: Provider> Udp<P> {
         self.sessions.turn(core, &mut self.out, &mut self.handshakes);
     }
 
-    /// Takes a datagram that another shard received for us.
+    /// Takes a datagram that another shard or pod received for us, or that we are to send for it.
     pub(crate) fn relayed(&mut self, core: &mut Core, relayed: &mut Relayed) {
-        let has_room = core.has_room();
-        let length = usize::from(relayed.length).min(SLOT);
+        let address = relayed.address;
+        let path = match relayed.errand {
+            Errand::Answer => return self.out.push(address, relayed.datagram()),
+            Errand::FromShard => Some(Path::from(address)),
+            Errand::FromPod { pod, shard } => {
+                let number = self.out.relay.number_of(pod);
+                number.and_then(|pod| Path::through(address, Via { pod, shard }))
+            }
+        };
+        // A pod beyond those that have numbers: nobody could answer through it.
+        let Some(path) = path else { return core.counts.one(Count::DroppedRelayFull) };
         let mut taken = Taken {
             out: &mut self.out,
             handshakes: &mut self.handshakes,
             sessions: &mut self.sessions,
             accepted: &mut self.accepted,
         };
-        let datagram = &mut relayed.bytes[..length];
+        let datagram = relayed.datagram();
         let parsed = classify(datagram);
-        taken.own(core, relayed.source, datagram, parsed, has_room);
+        match parsed {
+            // Nothing is relayed twice.
+            Ok(Datagram::Sealed { prefix, .. }) if !taken.sessions.is_awake(prefix) => {
+                if core.ids.slot::<P>(prefix).is_some_and(|slot| core.slots.get(slot).is_some()) {
+                    taken.sessions.wake(core, path, prefix, datagram);
+                } else {
+                    core.counts.one(Count::DroppedNotOwner);
+                }
+            }
+            // Handshakes are done where their device reaches us.
+            Ok(Datagram::Hello(_) | Datagram::HelloAck(_)) if path.via().is_some() => {
+                core.counts.one(Count::DroppedNotOwner);
+            }
+            _ => taken.own(core, address, path, datagram, parsed),
+        }
+    }
+
+    /// A slot is this shard's now.
+    pub(crate) fn adopt(&mut self, core: &Core, sessions: Vec<SessionState>) {
+        self.sessions.adopt(core, sessions);
+    }
+
+    /// A slot is not this shard's any more.
+    pub(crate) fn suspend(&mut self, core: &mut Core, slot: u16) {
+        self.sessions.suspend(core, &mut self.handshakes, slot);
+    }
+
+    pub(crate) fn found(&mut self, core: &mut Core, session: SessionId, found: Found) {
+        self.sessions.found(core, &mut self.out, &mut self.handshakes, session, found);
+    }
+
+    pub(crate) fn kept(&mut self, core: &mut Core, kept: Kept, written: bool) {
+        self.sessions.kept(core, kept, written);
     }
 
     fn open_accepted(&mut self, core: &mut Core) {
@@ -133,8 +179,8 @@ impl<P: Provider> Udp<P> {
         self.open_accepted(core);
     }
 
-    pub(crate) fn settled(&mut self, now: Instant, message: &Message, committed: bool) {
-        self.sessions.settled(now, &mut self.out, message, committed);
+    pub(crate) fn settled(&mut self, core: &Core, message: &Message, committed: bool) {
+        self.sessions.settled(core, &mut self.out, message, committed);
     }
 
     pub(crate) fn go(&mut self, session: SessionRef) -> bool {
@@ -188,38 +234,57 @@ struct Taken<'a, P: Provider> {
     accepted: &'a mut Vec<Accepted<P>>,
 }
 
+/// Who is to act upon a datagram instead of the shard that received it.
+#[derive(Debug, Clone, Copy)]
+enum Elsewhere {
+    /// Whoever serves this slot.
+    Slot(u16),
+    /// This shard, which has slots where sessions can be born.
+    Home(u16),
+}
+
 impl<P: Provider> Taken<'_, P> {
-    /// Acts upon a datagram, or names the shard that is to.
+    /// Acts upon a datagram, or names who is to.
     fn datagram(
         &mut self,
         core: &mut Core,
         source: SocketAddr,
         datagram: &mut [u8],
-        has_room: bool,
         routes: &mut Routes,
-    ) -> Option<u16> {
+    ) -> Option<Elsewhere> {
         let parsed = classify(datagram);
         match parsed {
-            Ok(Datagram::Sealed { prefix, .. }) if !self.sessions.knows(prefix) => {
+            Ok(Datagram::Sealed { prefix, .. }) if !self.sessions.is_awake(prefix) => {
                 match core.ids.slot::<P>(prefix) {
-                    Some(slot) if slot != core.shard => {
-                        routes.remember(core.now, source, slot);
-                        return Some(slot);
+                    Some(slot) if self.out.relay.place(slot) == Place::Shard(core.shard) => {
+                        self.sessions.wake(core, source.into(), prefix, datagram);
                     }
-                    Some(_) => core.counts.one(Count::DroppedUnknownSession),
+                    Some(slot) => {
+                        routes.remember(core.now, source, slot);
+                        return Some(Elsewhere::Slot(slot));
+                    }
                     None => core.counts.one(Count::DroppedForgedSession),
                 }
                 None
             }
-            Ok(Datagram::Utack(utack)) if utack.mac.is_some() && !self.sessions.hears(source) => {
+            Ok(Datagram::Utack(utack)) if utack.mac.is_some() && !self.sessions.hears(source.into()) => {
                 let slot = routes.find(core.now, source);
                 if slot.is_none() {
                     core.counts.one(Count::DroppedUtack);
                 }
-                slot
+                slot.map(Elsewhere::Slot)
+            }
+            Ok(Datagram::Hello(_) | Datagram::HelloAck(_) | Datagram::Utack(_))
+                if core.slots.are_shared() && core.slots.owned().is_empty() =>
+            {
+                let home = self.out.relay.home_of(core.shard);
+                if home.is_none() {
+                    core.counts.one(Count::DroppedNoSlot);
+                }
+                home.map(Elsewhere::Home)
             }
             _ => {
-                self.own(core, source, datagram, parsed, has_room);
+                self.own(core, source, source.into(), datagram, parsed);
                 None
             }
         }
@@ -230,9 +295,9 @@ impl<P: Provider> Taken<'_, P> {
         &mut self,
         core: &mut Core,
         source: SocketAddr,
+        path: Path,
         datagram: &mut [u8],
         parsed: Result<Datagram, DropReason>,
-        has_room: bool,
     ) {
         match parsed {
             Err(reason) => {
@@ -256,15 +321,11 @@ impl<P: Provider> Taken<'_, P> {
                         self.sessions.session_ok_arrived(core, at);
                     }
                 } else {
-                    self.sessions.utack(core, self.out, self.handshakes, source, &utack);
+                    self.sessions.utack(core, self.out, self.handshakes, path, &utack);
                 }
             }
             Ok(Datagram::Sealed { prefix, frame_type, .. }) => {
-                // What has no room is as if it had never arrived: the device sends it again.
-                if !has_room && matches!(frame_type, FrameType::Data | FrameType::DataFrag) {
-                    return core.counts.one(Count::DroppedBehind);
-                }
-                self.sessions.sealed(core, self.out, self.handshakes, source, prefix, datagram);
+                self.sessions.sealed(core, self.out, self.handshakes, path, (prefix, frame_type), datagram);
             }
         }
     }
@@ -286,15 +347,33 @@ fn open<P: Provider>(
     }
 }
 
-fn relay(core: &Core, peers: &[PeerShard], slot: u16, source: SocketAddr, datagram: &[u8]) {
-    let Some(peer) = peers.get(usize::from(slot)) else {
-        return core.counts.one(Count::DroppedForgedSession);
+fn relay(
+    core: &Core,
+    peers: &[PeerShard],
+    relay: &Relay,
+    to: Elsewhere,
+    source: SocketAddr,
+    datagram: &[u8],
+) {
+    let shard = match to {
+        Elsewhere::Home(shard) => shard,
+        Elsewhere::Slot(slot) => match relay.place(slot) {
+            Place::Shard(shard) => shard,
+            Place::Pod(pod) => {
+                let handed = relay.datagram(pod, flow(core.shard, slot), source, datagram);
+                return core.counts.one(if handed {
+                    Count::DatagramsToPods
+                } else {
+                    Count::DroppedRelayFull
+                });
+            }
+            Place::Nowhere => return core.counts.one(Count::DroppedNoOwner),
+        },
     };
-    let mut relayed = Relayed { source, length: datagram.len() as u16, bytes: [0; SLOT] };
-    if let Some(room) = relayed.bytes.get_mut(..datagram.len()) {
-        room.copy_from_slice(datagram);
-    }
-    match peer.datagrams.try_send(relayed) {
+    let Some(peer) = peers.get(usize::from(shard)) else {
+        return core.counts.one(Count::DroppedNoOwner);
+    };
+    match peer.datagrams.try_send(Relayed::new(Errand::FromShard, source, datagram)) {
         Ok(()) => {
             core.counts.one(Count::DatagramsRelayed);
             // It looks at its queue once a second in any case.

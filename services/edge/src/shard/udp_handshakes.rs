@@ -17,8 +17,8 @@ use super::cookies::Cookies;
 use super::core::{Core, address_bytes, random, random_secret};
 use super::keys::Keys;
 use super::udp_sessions::UdpSessions;
+use super::udp_shared::machine_config;
 use crate::admission::{Queue, Room, Shares};
-use crate::config::EdgeConfig;
 use crate::counts::Count;
 use crate::path::Path;
 use crate::security::Named;
@@ -57,7 +57,6 @@ pub(crate) struct Accepted<P: Provider> {
     pub(crate) tenant: u32,
     pub(crate) key_epoch: u32,
     pub(crate) looked_up: Instant,
-    pub(crate) address: SocketAddr,
 }
 
 pub(crate) struct UdpHandshakes<P: Provider> {
@@ -76,7 +75,8 @@ pub(crate) struct UdpHandshakes<P: Provider> {
 }
 
 impl<P: Provider> UdpHandshakes<P> {
-    pub(crate) fn new(config: &EdgeConfig, cookies: Cookies) -> Self {
+    pub(crate) fn new(core: &Core, cookies: Cookies) -> Self {
+        let config = &core.config;
         let places = config.handshake.in_progress_per_shard.get() as usize;
         Self {
             table: Slab::new(places),
@@ -93,10 +93,7 @@ impl<P: Provider> UdpHandshakes<P> {
                 timeout: config.handshake.timeout,
                 step_timeout: config.handshake.tcp_step_timeout,
             },
-            session_config: usmp::server::SessionConfig {
-                idle_timeout: config.session.udp_idle_timeout,
-                ..usmp::server::SessionConfig::udp()
-            },
+            session_config: machine_config(config, &core.slots),
         }
     }
 
@@ -324,7 +321,7 @@ impl<P: Provider> UdpHandshakes<P> {
                 self.transmit(core, out, at);
                 let handshake = (at, serial);
                 let looked_up = started;
-                Some(Accepted { machine, id, handshake, device, tenant, key_epoch, looked_up, address })
+                Some(Accepted { machine, id, handshake, device, tenant, key_epoch, looked_up })
             }
             Err(_) => {
                 core.give_back_session_place();

@@ -2,32 +2,35 @@
 //!
 //! Sessions over UDP: found by the visible half of their id, or by address for UTACKs.
 
-use std::net::SocketAddr;
-
-use sluice_bus::GroupFull;
+use sluice_bus::{GroupFull, LedgerEntry};
 use sluice_proto::events::v1::{CloseReason, SecurityReason, Transport};
+use sluice_types::SessionId;
 use usmp::Instant;
 use usmp::crypto::Provider;
-use usmp::server::{DropReason, Lingering, Received, SessionEvent};
-use usmp::wire::Utack;
+use usmp::server::{CommitToken, DropReason, Lingering, Received, SessionConfig, SessionEvent};
+use usmp::wire::{FrameType, Utack};
 
 use super::core::Core;
-use super::records::Message;
+use super::dormant::Dormants;
+use super::records::{Kind, Message};
 use super::session::{Facts, close_reason};
+use super::slots::records_of;
 use super::turn::Turn;
 use super::udp_handshakes::{Accepted, UdpHandshakes};
 use super::udp_live::{Known, Live};
+use super::udp_shared::{Repeater, machine_config};
 use crate::counts::{Count, drop_count};
 use crate::events::Change;
 use crate::link::{SendError, SendReply, SessionRef, ToFleet};
 use crate::path::Path;
 use crate::security::Named;
+use crate::session_ids::slot_in;
 use crate::table::{Index, Slab};
 use crate::timers::Timers;
 use crate::udp_io::Outbound;
 
 pub(crate) struct UdpSessions<P: Provider> {
-    table: Slab<Live<P>>,
+    pub(super) table: Slab<Live<P>>,
     by_prefix: Index,
     by_address: Index,
     by_candidate: Index,
@@ -36,8 +39,13 @@ pub(crate) struct UdpSessions<P: Provider> {
     lingering_by_prefix: Index,
     lingering_timers: Timers,
     /// Messages to devices that wait or are on their way.
-    downlink: usize,
+    pub(super) downlink: usize,
     max_downlink: usize,
+    /// Sessions of adopted slots that have not spoken yet.
+    pub(super) dormant: Dormants,
+    pub(super) config: SessionConfig,
+    /// How far the ledger has been told again of sessions that say nothing.
+    pub(super) told_again: Repeater,
 }
 
 impl<P: Provider> UdpSessions<P> {
@@ -54,6 +62,9 @@ impl<P: Provider> UdpSessions<P> {
             lingering_timers: Timers::default(),
             downlink: 0,
             max_downlink: core.config.limits.downlink_queue_per_shard.get() as usize,
+            dormant: Dormants::default(),
+            config: machine_config(&core.config, &core.slots),
+            told_again: Repeater::new(core.now),
         }
     }
 
@@ -71,14 +82,27 @@ impl<P: Provider> UdpSessions<P> {
             key_epoch: accepted.key_epoch,
             serial,
             messages: 0,
+            birth: core.slots.get(slot_in(prefix)).map_or(0, |owned| owned.generation),
         };
-        let live = Live::new(accepted.machine, facts);
         // Two names drawn in the same turn may be the same; the device then tries again.
         if self.knows(prefix) {
             core.give_back_session_place();
             core.counts.one(Count::DroppedNoSession);
             return None;
         }
+        let at = self.insert(core, Live::new(accepted.machine, facts))?;
+        let session = core.session_ref(false, at, serial);
+        core.fleet.tell(ToFleet::Born { session, device, looked_up: accepted.looked_up });
+        if core.slots.are_shared() {
+            self.journal_birth(core, at);
+        }
+        self.reschedule(at);
+        Some(at)
+    }
+
+    /// Puts a session into the tables; its place was taken before, and is given back if there is no room.
+    pub(super) fn insert(&mut self, core: &Core, live: Live<P>) -> Option<u32> {
+        let (prefix, path) = (live.machine.session_id().prefix(), live.machine.path());
         let Ok(at) = self.table.insert(live) else {
             core.give_back_session_place();
             core.counts.one(Count::DroppedNoSession);
@@ -87,22 +111,24 @@ impl<P: Provider> UdpSessions<P> {
         let table = &self.table;
         self.by_prefix
             .insert(&prefix, at, |other| table.get(other).map(|live| live.machine.session_id().prefix()));
-        self.point_address(accepted.address.into(), at);
+        self.point_address(path, at);
         core.counts.one(Count::SessionsOpenedUdp);
-        let session = core.session_ref(false, at, serial);
-        core.fleet.tell(ToFleet::Born { session, device, looked_up: accepted.looked_up });
-        self.reschedule(at);
         Some(at)
     }
 
     /// Whether a session, or what is left of one, has this name.
     pub(crate) fn knows(&self, prefix: [u8; 8]) -> bool {
+        self.is_awake(prefix) || self.dormant.knows(prefix)
+    }
+
+    /// Whether a session, or what is left of one, can take a frame at once.
+    pub(crate) fn is_awake(&self, prefix: [u8; 8]) -> bool {
         self.find(prefix).is_some() || self.find_lingering(prefix).is_some()
     }
 
     /// Whether a session speaks with this address.
-    pub(crate) fn hears(&self, address: SocketAddr) -> bool {
-        self.find_address(address.into()).is_some()
+    pub(crate) fn hears(&self, path: Path) -> bool {
+        self.find_address(path).is_some()
     }
 
     /// Takes a sealed frame of a session that is known.
@@ -111,27 +137,36 @@ impl<P: Provider> UdpSessions<P> {
         core: &mut Core,
         out: &mut Outbound,
         handshakes: &mut UdpHandshakes<P>,
-        source: SocketAddr,
-        prefix: [u8; 8],
+        path: Path,
+        (prefix, frame_type): ([u8; 8], FrameType),
         datagram: &mut [u8],
     ) {
         let Some(at) = self.find(prefix) else {
-            return self.sealed_after_end(core, out, source, prefix, datagram);
+            return self.sealed_after_end(core, out, path, prefix, datagram);
         };
+        let slot = slot_in(prefix);
+        // What has no room is as if it had never arrived: the device sends it again.
+        if matches!(frame_type, FrameType::Data | FrameType::DataFrag | FrameType::Rekey)
+            && !core.has_room_in(slot)
+        {
+            return core.counts.one(Count::DroppedBehind);
+        }
         let Some(live) = self.table.get_mut(at) else { return };
         let session = core.session_ref(false, at, live.facts.serial);
         let known = live.known();
         let named = Named { device: live.facts.device, tenant: live.facts.tenant };
-        let path = Path::from(source);
         // Copied before the machine works: the payload it gives may lie in the pool beside.
         let record = live.session();
         match live.machine.handle_datagram(core.now, path, datagram, &mut core.buffers) {
             Ok(Received::Message { token, payload }) => {
                 let tenant = core.tenants.name(live.facts.tenant).map_or("", |tenant| tenant.as_str());
-                let message = Message { session, token, source: Some(path) };
+                let message = Message { session, token, source: Some(path), kind: Kind::Record };
                 let (taken, otherwise) = match live.facts.turn {
                     Turn::Writes => {
-                        let added = core.records.message(core.wall, &record, tenant, message, payload);
+                        let records = records_of(&mut core.slots, &mut core.records, slot).ok_or(GroupFull);
+                        let added = records.and_then(|records| {
+                            records.message(core.wall, &record, tenant, message, payload)
+                        });
                         (added.map(|()| Count::MessagesReceived), Count::DroppedBehind)
                     }
                     Turn::Waits if core.waiting.keep(core.wall, &record, message, payload) => {
@@ -149,9 +184,17 @@ impl<P: Provider> UdpSessions<P> {
                     live.machine.withdraw(token);
                 }
             }
-            Ok(Received::Acknowledge { utack, .. }) => out.push(source, &utack),
-            // Only where sessions are handed over.
-            Ok(Received::Fragment { token } | Received::Rekey { token }) => live.machine.refused(token),
+            Ok(Received::Acknowledge { utack, .. }) => out.send(path, &utack),
+            Ok(Received::Fragment { token }) => {
+                let message = Message { session, token, source: Some(path), kind: Kind::Fragment };
+                let CommitToken { epoch, seq } = token;
+                let entry = LedgerEntry::Number { session: record.id.0, epoch, seq, fragment_open: true };
+                match records_of(&mut core.slots, &mut core.records, slot) {
+                    Some(records) => records.journal(&core.counts, entry, Some(message)),
+                    None => live.machine.refused(token),
+                }
+            }
+            Ok(Received::Rekey { token }) => live.persist_rekey(core, session, token, path),
             Err(reason) => {
                 core.counts.one(drop_count(reason));
                 let security = match reason {
@@ -170,13 +213,13 @@ impl<P: Provider> UdpSessions<P> {
         &self,
         core: &Core,
         out: &mut Outbound,
-        source: SocketAddr,
+        path: Path,
         prefix: [u8; 8],
         datagram: &mut [u8],
     ) {
         let lingering = self.find_lingering(prefix).and_then(|at| self.lingering.get(at));
         match lingering.and_then(|lingering| lingering.handle_datagram(core.now, datagram)) {
-            Some(utack) => out.push(source, &utack),
+            Some(utack) => out.send(path, &utack),
             None => core.counts.one(Count::DroppedUnknownSession),
         }
     }
@@ -204,8 +247,9 @@ impl<P: Provider> UdpSessions<P> {
                 }
                 // The tables follow below.
                 SessionEvent::Moved { .. } | SessionEvent::Rekeyed { .. } => {}
-                // Only where sessions are handed over.
-                SessionEvent::NumbersNeeded => {}
+                // Four million frames to one device under one owner. The slot's next owner has new numbers for it; until then
+                // nothing goes down to the device, and everything up.
+                SessionEvent::NumbersNeeded => core.counts.one(Count::SendingNumbersUsedUp),
                 SessionEvent::MessageDelivered => self.downlink -= live.conclude(&core.counts, Ok(())),
                 SessionEvent::MessageLost => {
                     self.downlink -= live.conclude(&core.counts, Err(SendError::NotAcknowledged));
@@ -254,19 +298,30 @@ impl<P: Provider> UdpSessions<P> {
     }
 
     /// Kafka has a message, or will never have it.
-    pub(crate) fn settled(&mut self, now: Instant, out: &mut Outbound, message: &Message, committed: bool) {
+    pub(crate) fn settled(&mut self, core: &Core, out: &mut Outbound, message: &Message, committed: bool) {
         let live = self.table.get_mut(message.session.index);
         let Some(live) = live.filter(|live| live.facts.serial == message.session.serial) else { return };
-        if !committed {
-            live.facts.messages = live.facts.messages.saturating_sub(1);
-            return live.machine.refused(message.token);
-        }
-        if let Some(acknowledged) = live.machine.committed(now, message.token) {
+        let acknowledged = match (message.kind, committed) {
+            (Kind::Record, false) => {
+                live.facts.messages = live.facts.messages.saturating_sub(1);
+                return live.machine.refused(message.token);
+            }
+            (Kind::Fragment, false) => return live.machine.refused(message.token),
+            (Kind::Rekey, false) => return live.machine.rekey_refused(message.token),
+            (Kind::Record | Kind::Fragment, true) => live.machine.committed(core.now, message.token),
+            (Kind::Rekey, true) => {
+                let switched = live.machine.rekey_committed(core.now, message.token);
+                // The keys before it are nobody's any more.
+                live.keep(core);
+                switched
+            }
+        };
+        if let Some(acknowledged) = acknowledged {
             if let Some(source) = message.source {
-                out.push(source.address(), &acknowledged.utack);
+                out.send(source, &acknowledged.utack);
             }
             if let Some(other) = acknowledged.also_to.filter(|&other| message.source != Some(other)) {
-                out.push(other.address(), &acknowledged.utack);
+                out.send(other, &acknowledged.utack);
             }
         }
     }
@@ -277,13 +332,13 @@ impl<P: Provider> UdpSessions<P> {
         core: &mut Core,
         out: &mut Outbound,
         handshakes: &mut UdpHandshakes<P>,
-        source: SocketAddr,
+        path: Path,
         utack: &Utack,
     ) {
-        let Some(at) = self.find_address(source.into()) else { return core.counts.one(Count::DroppedUtack) };
+        let Some(at) = self.find_address(path) else { return core.counts.one(Count::DroppedUtack) };
         let Some(live) = self.table.get_mut(at) else { return };
         let known = live.known();
-        match live.machine.handle_utack(core.now, source.into(), utack) {
+        match live.machine.handle_utack(core.now, path, utack) {
             Ok(()) => self.after(core, out, handshakes, at, known),
             Err(reason) => core.counts.one(drop_count(reason)),
         }
@@ -300,7 +355,7 @@ impl<P: Provider> UdpSessions<P> {
     }
 
     /// Takes no more messages from the session. One that waits for its turn is forgotten: the device has no acknowledgement of it.
-    fn part(core: &mut Core, session: SessionRef, live: &mut Live<P>) {
+    pub(super) fn part(core: &mut Core, session: SessionRef, live: &mut Live<P>) {
         if core.waiting.take(session).is_some() {
             live.facts.messages = live.facts.messages.saturating_sub(1);
         }
@@ -322,6 +377,7 @@ impl<P: Provider> UdpSessions<P> {
                 self.after(core, out, handshakes, at, known);
             }
         }
+        self.turn_shared(core);
         while let Some(at) = self.lingering_timers.pop_due(core.now) {
             if let Some(lingering) = self.lingering.remove(at) {
                 self.lingering_by_prefix.remove(&lingering.session_id().prefix(), at);
@@ -330,7 +386,7 @@ impl<P: Provider> UdpSessions<P> {
     }
 
     pub(crate) fn next(&self) -> Option<Instant> {
-        [self.timers.next(), self.lingering_timers.next()].into_iter().flatten().min()
+        [self.timers.next(), self.lingering_timers.next(), self.dormant.next()].into_iter().flatten().min()
     }
 
     pub(crate) fn is_silent(&self) -> bool {
@@ -412,14 +468,7 @@ impl<P: Provider> UdpSessions<P> {
         let Some(live) = self.table.get_mut(at) else { return };
         Self::part(core, core.session_ref(false, at, live.facts.serial), live);
         let (session, prefix) = (live.session(), live.machine.session_id().prefix());
-        self.by_prefix.remove(&prefix, at);
-        self.by_address.remove(&known.0, at);
-        if let Some(candidate) = known.1 {
-            self.by_candidate.remove(&candidate, at);
-        }
-        handshakes.done(core, known.0.address(), at);
-        self.timers.cancel(at);
-        let Some(mut live) = self.table.remove(at) else { return };
+        let Some(mut live) = self.unlink(core, handshakes, at, known) else { return };
         self.downlink -= live.give_up(&core.counts);
         let lingering = live.machine.into_lingering(core.now, &mut core.buffers);
         let until = lingering.until();
@@ -431,7 +480,32 @@ impl<P: Provider> UdpSessions<P> {
             self.lingering_timers.ensure(left, until);
         }
         core.counts.one(Count::SessionsClosedUdp);
+        if core.slots.are_shared() {
+            core.journal(slot_in(prefix), LedgerEntry::Closed { session: session.id.0 });
+            if let Some(keeper) = &core.keeper {
+                keeper.forget(session.facts.device, SessionId::from_bytes(session.id.0));
+            }
+        }
         core.session_ended(&session, at, reason);
+    }
+
+    /// Takes a session out of the tables.
+    pub(super) fn unlink(
+        &mut self,
+        core: &Core,
+        handshakes: &mut UdpHandshakes<P>,
+        at: u32,
+        known: Known,
+    ) -> Option<Live<P>> {
+        let prefix = self.table.get(at)?.machine.session_id().prefix();
+        self.by_prefix.remove(&prefix, at);
+        self.by_address.remove(&known.0, at);
+        if let Some(candidate) = known.1 {
+            self.by_candidate.remove(&candidate, at);
+        }
+        handshakes.done(core, known.0.address(), at);
+        self.timers.cancel(at);
+        self.table.remove(at)
     }
 
     fn point_address(&mut self, address: Path, at: u32) {
@@ -439,7 +513,7 @@ impl<P: Provider> UdpSessions<P> {
         self.by_address.insert(&address, at, |other| table.get(other).map(|live| live.machine.path()));
     }
 
-    fn reschedule(&mut self, at: u32) {
+    pub(super) fn reschedule(&mut self, at: u32) {
         if let Some(when) = self.table.get(at).and_then(|live| live.machine.poll_timeout()) {
             self.timers.ensure(at, when);
         }

@@ -1,0 +1,75 @@
+//! What the links between pods bring in.
+
+use std::net::SocketAddr;
+use std::sync::mpsc::TrySendError;
+
+use sluice_peers::{Control, Event, Inbound, NoRoom};
+use sluice_types::PodId;
+use tokio::sync::mpsc;
+
+use super::slot_map::Place;
+use super::start::SlotMapReader;
+use crate::link::{Errand, Relayed};
+use crate::shard::{PeerShard, shard_and_slot};
+
+/// What the cluster's task is told by links.
+#[derive(Debug)]
+pub(super) enum FromPeers {
+    Control {
+        from: PodId,
+        control: Control,
+    },
+    /// This pod can speak to that one now.
+    LinkUp(PodId),
+    /// Somebody is alive, dead or draining.
+    Changed,
+}
+
+/// Hands datagrams to shards, and all else to the cluster's task.
+pub(super) struct Links {
+    pub(super) shards: Vec<PeerShard>,
+    pub(super) slots: SlotMapReader,
+    pub(super) cluster: mpsc::Sender<FromPeers>,
+}
+
+impl Links {
+    /// A full queue loses the datagram, as any network does; its sender has a timer.
+    fn hand_over(&self, shard: u16, relayed: Relayed) {
+        let Some(peer) = self.shards.get(usize::from(shard)) else { return };
+        match peer.datagrams.try_send(relayed) {
+            Ok(()) => {
+                // It looks at its queue once a second in any case.
+                let _ = peer.waker.wake();
+            }
+            Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => {}
+        }
+    }
+}
+
+impl Inbound for Links {
+    fn datagram(&self, from: PodId, flow: u32, source: SocketAddr, bytes: &mut [u8]) {
+        let (shard, slot) = shard_and_slot(flow);
+        // Of a slot that is not ours: the sender will hear of it, and the device sends again.
+        if let Place::Shard(owner) = self.slots.borrow().of(slot) {
+            self.hand_over(owner, Relayed::new(Errand::FromPod { pod: from, shard }, source, bytes));
+        }
+    }
+
+    fn reply(&self, _from: PodId, flow: u32, destination: SocketAddr, bytes: &mut [u8]) {
+        let (shard, _) = shard_and_slot(flow);
+        self.hand_over(shard, Relayed::new(Errand::Answer, destination, bytes));
+    }
+
+    fn control(&self, from: PodId, control: Control) -> Result<(), NoRoom> {
+        self.cluster.try_send(FromPeers::Control { from, control }).map_err(|_| NoRoom)
+    }
+
+    fn link_up(&self, pod: PodId) {
+        // Lost only when the task is far behind; it tells everybody again with its next round.
+        let _ = self.cluster.try_send(FromPeers::LinkUp(pod));
+    }
+
+    fn changed(&self, _event: Event) {
+        let _ = self.cluster.try_send(FromPeers::Changed);
+    }
+}

@@ -1,0 +1,112 @@
+//! Says in the store that this pod lives, and reads who else says so.
+
+use std::time::Duration;
+
+use sluice_peers::{Member, PeerSecret, PeerSecrets, PeersHandle};
+use sluice_store::{ClusterSecrets, LogPosition, PodRecord, Purpose, Store, StoreError};
+use sluice_types::{PodId, Timestamp};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+/// How often. Links carry the heartbeats that count; this is for those without a link, and for newcomers.
+const EACH: Duration = Duration::from_millis(500);
+
+/// How long a record outlives its pod.
+const TTL: Duration = Duration::from_secs(15);
+
+/// What this pod says of itself.
+#[derive(Debug, Clone)]
+pub(super) struct Myself {
+    pub(super) pod: PodId,
+    pub(super) address: String,
+    pub(super) started: Timestamp,
+    pub(super) draining: watch::Receiver<bool>,
+    pub(super) applied: watch::Receiver<LogPosition>,
+}
+
+pub(super) fn member(record: &PodRecord) -> Member {
+    Member {
+        pod: record.pod,
+        address: record.address.clone(),
+        counter: record.counter,
+        draining: record.draining,
+    }
+}
+
+/// The secrets of peer links out of the cluster's.
+pub(super) fn peer_secrets(secrets: &ClusterSecrets) -> Option<PeerSecrets> {
+    let of = |id| secrets.secret(id, Purpose::PeerCa).map(|secret| PeerSecret::from_bytes(*secret.expose()));
+    let current = of(secrets.current_id())?;
+    let others = secrets.ids().filter(|&id| id != secrets.current_id()).filter_map(of);
+    Some(PeerSecrets::new(current, others))
+}
+
+/// Until told to stop; then the record goes. While the store does not answer, the members stay as they were.
+pub(super) async fn tell_and_listen(
+    store: Store,
+    myself: Myself,
+    peers: PeersHandle,
+    members: watch::Sender<Vec<Member>>,
+    secrets: watch::Sender<PeerSecrets>,
+    stop: CancellationToken,
+) {
+    let mut each = tokio::time::interval(EACH);
+    each.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut version = None;
+    let mut failing = false;
+    loop {
+        tokio::select! {
+            _ = each.tick() => {}
+            () = stop.cancelled() => break,
+        }
+        match round(&store, &myself, &peers, &members).await {
+            Ok(()) => {
+                if std::mem::take(&mut failing) {
+                    tracing::info!("the store answers about other pods again");
+                }
+            }
+            Err(error) => {
+                if !std::mem::replace(&mut failing, true) {
+                    tracing::warn!(%error, "the store does not answer about other pods; links and sessions go on");
+                }
+                continue;
+            }
+        }
+        if let Ok(found) = store.cluster_secrets().await
+            && version.replace(found.version()) != Some(found.version())
+            && let Some(new) = peer_secrets(&found)
+        {
+            secrets.send_replace(new);
+        }
+    }
+    if let Err(error) = store.retire_pod(myself.pod).await {
+        tracing::debug!(%error, "the record of this pod stays until it expires");
+    }
+}
+
+async fn round(
+    store: &Store,
+    myself: &Myself,
+    peers: &PeersHandle,
+    members: &watch::Sender<Vec<Member>>,
+) -> Result<(), StoreError> {
+    let record = PodRecord {
+        pod: myself.pod,
+        address: myself.address.clone(),
+        counter: peers.counter(),
+        draining: *myself.draining.borrow(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        started: myself.started,
+        applied: *myself.applied.borrow(),
+    };
+    store.announce_pod(&record, TTL).await?;
+    let found: Vec<Member> = store.pods().await?.iter().map(member).collect();
+    members.send_if_modified(|known| {
+        let changed = *known != found;
+        if changed {
+            *known = found;
+        }
+        changed
+    });
+    Ok(())
+}

@@ -1,0 +1,70 @@
+//! Which shard or pod serves which slot, as far as this pod knows. A wrong entry costs a datagram, never more: only who can
+//! authenticate a frame and commit it acts upon it.
+
+use sluice_types::PodId;
+
+/// Where the frames of a slot's sessions go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// Nobody is known to serve it.
+    Nowhere,
+    /// A shard of this pod.
+    Shard(u16),
+    /// Another pod.
+    Pod(PodId),
+}
+
+/// The places of all slots, by their numbers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct SlotMap {
+    slots: Vec<Place>,
+    /// Shards of this pod that serve a slot, each once, in order: where sessions can be born.
+    homes: Vec<u16>,
+}
+
+impl SlotMap {
+    /// One slot per shard, of the same number, which no other pod knows of.
+    pub(crate) fn alone(shards: u16) -> Self {
+        Self { slots: (0..shards).map(Place::Shard).collect(), homes: (0..shards).collect() }
+    }
+
+    pub(crate) fn new(slots: Vec<Place>) -> Self {
+        let mut homes: Vec<u16> = slots
+            .iter()
+            .filter_map(|place| match place {
+                Place::Shard(shard) => Some(*shard),
+                _ => None,
+            })
+            .collect();
+        homes.sort_unstable();
+        homes.dedup();
+        Self { slots, homes }
+    }
+
+    pub(crate) fn of(&self, slot: u16) -> Place {
+        self.slots.get(usize::from(slot)).copied().unwrap_or(Place::Nowhere)
+    }
+
+    /// The shard that does the handshakes of `shard`: itself if it serves a slot, or one that does.
+    pub(crate) fn home_of(&self, shard: u16) -> Option<u16> {
+        if self.homes.contains(&shard) {
+            return Some(shard);
+        }
+        let at = usize::from(shard).checked_rem(self.homes.len())?;
+        self.homes.get(at).copied()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_shard_without_a_slot_leaves_handshakes_to_one_that_has_some() {
+        let places = SlotMap::new(vec![Place::Nowhere, Place::Shard(2), Place::Shard(0), Place::Shard(2)]);
+        assert_eq!([0, 1, 2, 3].map(|shard| places.home_of(shard)), [Some(0), Some(2), Some(2), Some(2)]);
+        assert_eq!(SlotMap::new(vec![Place::Nowhere; 3]).home_of(0), None);
+        assert_eq!(places.of(9), Place::Nowhere);
+        assert_eq!(SlotMap::alone(2).home_of(1), Some(1));
+    }
+}

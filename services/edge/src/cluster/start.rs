@@ -1,0 +1,256 @@
+//! How a pod joins the others, and leaves them.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::mpsc::SyncSender;
+use std::time::Duration;
+
+use mio::Waker;
+use sluice_bus::{BusConfig, BusError};
+use sluice_peers::{Member, PeerConfig, Peers, PeersHandle};
+use sluice_store::{ClusterSecrets, LogPosition, Purpose, Store, StoreError};
+use sluice_types::PodId;
+use tokio::runtime::Runtime;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio_util::sync::CancellationToken;
+use usmp::Secret;
+
+use super::inbound::Links;
+use super::members::{Myself, member, peer_secrets, tell_and_listen};
+use super::owner::{Beginning, Owners};
+use super::slot_map::{Place, SlotMap};
+use crate::clock::Clock;
+use crate::config::ClusterConfig;
+use crate::link::{ShardLink, SlotNews, ToCluster};
+use crate::session_ids::SessionIds;
+use crate::shard::{PeerShard, random};
+
+/// How the links look up the owner of a slot.
+pub(super) type SlotMapReader = watch::Receiver<Arc<SlotMap>>;
+
+/// Messages from links that wait for the cluster's task.
+const FROM_PEERS: usize = 4096;
+
+/// How the cluster reaches a shard.
+#[derive(Debug, Clone)]
+pub(crate) struct ShardPort {
+    pub(crate) link: ShardLink,
+    pub(crate) news: SyncSender<SlotNews>,
+    pub(crate) waker: Arc<Waker>,
+}
+
+/// Why a pod does not join.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum JoinError {
+    /// The secrets that all pods share cannot be had.
+    #[error("the secrets that all pods share cannot be read from the store: {0}")]
+    Secrets(#[source] StoreError),
+    /// There is no ledger, or Kafka does not answer.
+    #[error("edge.cluster.enabled needs the ledger topic (`sluice topics apply` makes it): {0}")]
+    Ledger(#[source] BusError),
+    /// Links to other pods cannot be had.
+    #[error(transparent)]
+    Peers(#[from] sluice_peers::StartError),
+    /// The system has no more threads or random bytes.
+    #[error("the system refuses a resource: {0}")]
+    System(#[from] io::Error),
+}
+
+/// What pods need to know before they can be one of many.
+pub(crate) struct ClusterParts {
+    secrets: ClusterSecrets,
+    slots: u16,
+}
+
+impl ClusterParts {
+    /// # Errors
+    ///
+    /// [`JoinError`]: without the store and Kafka no pod starts as one of many.
+    pub(crate) async fn read(store: &Store, bus: &BusConfig) -> Result<Self, JoinError> {
+        let secrets = store.cluster_secrets().await.map_err(JoinError::Secrets)?;
+        let slots = sluice_bus::slots(bus).await.map_err(JoinError::Ledger)?;
+        Ok(Self { secrets, slots })
+    }
+
+    pub(crate) fn session_ids(&self) -> Option<SessionIds> {
+        let of = |id| self.secrets.secret(id, Purpose::SessionIdTag).map(|key| Secret::new(*key.expose()));
+        let current = self.secrets.current_id();
+        let mut ids = SessionIds::new(of(current)?, current);
+        for id in self.secrets.ids().filter(|&id| id != current) {
+            if let Some(key) = of(id) {
+                ids.add(key, id);
+            }
+        }
+        Some(ids)
+    }
+
+    pub(crate) fn secret(&self, purpose: Purpose) -> Option<Secret<32>> {
+        let secret = self.secrets.secret(self.secrets.current_id(), purpose)?;
+        Some(Secret::new(*secret.expose()))
+    }
+
+    /// Nobody is known to serve anything yet.
+    pub(crate) fn slot_map(&self) -> SlotMap {
+        SlotMap::new(vec![Place::Nowhere; usize::from(self.slots)])
+    }
+}
+
+/// This pod among the others.
+pub(crate) struct Joined {
+    peers: Option<Peers>,
+    handle: PeersHandle,
+    drain: mpsc::Sender<oneshot::Sender<()>>,
+    stop: CancellationToken,
+    /// Heartbeats must not be late because something else is busy.
+    runtime: Option<Runtime>,
+}
+
+impl std::fmt::Debug for Joined {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Joined").field("address", &self.handle.address()).finish_non_exhaustive()
+    }
+}
+
+/// What [`join`] is made of.
+pub(crate) struct Joining<'a> {
+    pub(crate) config: &'a ClusterConfig,
+    pub(crate) bus: BusConfig,
+    pub(crate) store: Store,
+    pub(crate) clock: Clock,
+    pub(crate) parts: &'a ClusterParts,
+    pub(crate) shards: Vec<PeerShard>,
+    pub(crate) map: watch::Sender<Arc<SlotMap>>,
+    pub(crate) applied: watch::Receiver<LogPosition>,
+}
+
+/// A pod whose links stand; it serves no slot before [`Linked::serve`].
+pub(crate) struct Linked {
+    joined: Joined,
+    beginning: Beginning,
+    from_peers: mpsc::Receiver<super::inbound::FromPeers>,
+    drains: mpsc::Receiver<oneshot::Sender<()>>,
+}
+
+/// Opens the links to the other pods.
+///
+/// # Errors
+///
+/// [`JoinError`]; nothing runs then.
+pub(crate) async fn join(joining: Joining<'_>) -> Result<Linked, JoinError> {
+    let Joining { config, bus, store, clock, parts, shards, map, applied } = joining;
+    let no_random = || io::Error::other("no random bytes");
+    let me = PodId::from_bytes(random().ok_or_else(no_random)?);
+    let secrets = peer_secrets(&parts.secrets)
+        .ok_or_else(|| io::Error::other("no secret of the cluster is in force"))?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .thread_name("peers")
+        .enable_all()
+        .build()?;
+    let (cluster, from_peers) = mpsc::channel(FROM_PEERS);
+    let (members_tx, members) = watch::channel(known_members(&store).await);
+    let (secrets_tx, secrets) = watch::channel(secrets);
+    let (draining, drains_seen) = watch::channel(false);
+    let links = Arc::new(Links { shards, slots: map.subscribe(), cluster });
+    let mut peer_config = PeerConfig::new(config.listen, config.advertised());
+    peer_config.release = env!("CARGO_PKG_VERSION").to_owned();
+    let started = runtime.spawn(Peers::start(peer_config, me, secrets, members, links));
+    let peers = match started.await {
+        Ok(started) => started,
+        Err(error) => return Err(io::Error::other(error).into()),
+    };
+    let peers = match peers {
+        Ok(peers) => peers,
+        Err(error) => {
+            runtime.shutdown_background();
+            return Err(error.into());
+        }
+    };
+    let handle = peers.handle();
+    tracing::info!(pod = %me, address = handle.address(), slots = parts.slots, "one of many pods");
+    let stop = CancellationToken::new();
+    let myself = Myself {
+        pod: me,
+        address: handle.address().to_owned(),
+        started: clock.wall(),
+        draining: drains_seen,
+        applied,
+    };
+    runtime.spawn(tell_and_listen(
+        store.clone(),
+        myself,
+        handle.clone(),
+        members_tx,
+        secrets_tx,
+        stop.clone(),
+    ));
+    let (drain, drains) = mpsc::channel(1);
+    let slots = parts.slots;
+    let beginning =
+        Beginning { me, bus, store, clock, peers: handle.clone(), shards: Vec::new(), map, draining, slots };
+    let joined = Joined { peers: Some(peers), handle, drain, stop, runtime: Some(runtime) };
+    Ok(Linked { joined, beginning, from_peers, drains })
+}
+
+/// Who is there already, so that the links to them stand before anything is adopted.
+async fn known_members(store: &Store) -> Vec<Member> {
+    match store.pods().await {
+        Ok(pods) => pods.iter().map(member).collect(),
+        Err(error) => {
+            tracing::warn!(%error, "the store does not say which pods there are; asking again");
+            Vec::new()
+        }
+    }
+}
+
+impl Linked {
+    pub(crate) fn peers(&self) -> &PeersHandle {
+        &self.joined.handle
+    }
+
+    /// Serves slots by these shards from now on.
+    pub(crate) fn serve(self, shards: Vec<ShardPort>, from_shards: mpsc::Receiver<ToCluster>) -> Joined {
+        let Self { joined, beginning, from_peers, drains } = self;
+        if let Some(runtime) = &joined.runtime {
+            let owners = Owners::new(Beginning { shards, ..beginning });
+            runtime.spawn(owners.run(from_peers, from_shards, drains));
+        }
+        joined
+    }
+}
+
+impl Joined {
+    /// Gives all slots to other pods, if there are any; this one goes on relaying to them.
+    pub(crate) async fn drain(&self, within: Duration) {
+        let (done, drained) = oneshot::channel();
+        let drained = async {
+            if self.drain.send(done).await.is_ok() {
+                // A task that is gone has nothing to give.
+                let _ = drained.await;
+            }
+        };
+        if tokio::time::timeout(within, drained).await.is_err() {
+            tracing::warn!(
+                "not every slot was given away in time; the other pods adopt them when this one is gone"
+            );
+        }
+    }
+
+    /// Closes the links: the others see at once that this pod is gone.
+    pub(crate) async fn leave(mut self) {
+        self.stop.cancel();
+        if let (Some(peers), Some(runtime)) = (self.peers.take(), &self.runtime) {
+            let _ = runtime.spawn(peers.stop()).await;
+        }
+    }
+}
+
+impl Drop for Joined {
+    fn drop(&mut self) {
+        self.stop.cancel();
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
+}

@@ -1,0 +1,81 @@
+//! Slots come to a shard and leave it.
+
+use usmp::crypto::Provider;
+
+use super::Shard;
+use super::records::{Records, Sink};
+use super::slots::Owned;
+use crate::counts::Count;
+use crate::link::{AdoptedSlot, SlotNews, ToCluster};
+
+impl<P: Provider> Shard<P> {
+    /// Serves a slot from now on.
+    pub(super) fn adopt(&mut self, adopted: AdoptedSlot) {
+        let AdoptedSlot { slot, generation, writer, sessions } = adopted;
+        let records = Records::new(Sink::Slot(writer), self.core.encoder.clone(), &self.core.config.limits);
+        self.core.slots.insert(Owned { slot, generation, records, leaving: None });
+        self.core.counts.one(Count::SlotsAdopted);
+        if let Some(udp) = &mut self.udp {
+            udp.adopt(&self.core, sessions);
+        }
+    }
+
+    /// Takes back the groups that the writers of slots are through with.
+    pub(super) fn settle_slots(&mut self) {
+        while let Ok(news) = self.inputs.slots.try_recv() {
+            match news {
+                SlotNews::Settled { slot, group } => {
+                    let Some(owned) = self.core.slots.get_mut(slot) else { continue };
+                    let batch = owned.records.take_back(group);
+                    for (message, committed) in batch.outcomes() {
+                        let count = if committed { Count::MessagesCommitted } else { Count::MessagesRefused };
+                        if message.is_record() {
+                            self.core.counts.one(count);
+                        }
+                        if let Some(udp) = &mut self.udp {
+                            udp.settled(&self.core, message, committed);
+                        }
+                    }
+                    if let Some(owned) = self.core.slots.get_mut(slot) {
+                        owned.records.reuse(batch);
+                    }
+                }
+                SlotNews::Lost { slot } => {
+                    self.core.counts.one(Count::SlotsLost);
+                    self.give_up(slot);
+                    self.tell_cluster(ToCluster::Lost { slot });
+                }
+            }
+        }
+    }
+
+    /// Gives away the slots that are leaving, once what was taken for them is committed.
+    pub(super) fn let_slots_go(&mut self) {
+        let now = self.core.now;
+        let goes = |owned: &Owned| owned.leaving.is_some_and(|until| owned.records.is_idle() || until <= now);
+        while let Some(slot) =
+            self.core.slots.owned().iter().find(|owned| goes(owned)).map(|owned| owned.slot)
+        {
+            self.core.counts.one(Count::SlotsLeft);
+            self.give_up(slot);
+            self.tell_cluster(ToCluster::Left { slot });
+        }
+    }
+
+    fn give_up(&mut self, slot: u16) {
+        if let Some(udp) = &mut self.udp {
+            udp.suspend(&mut self.core, slot);
+        }
+        if let Some(owned) = self.core.slots.remove(slot) {
+            // Its thread may need a moment to end, which the shard does not wait for.
+            self.core.retire(owned.records);
+        }
+    }
+
+    fn tell_cluster(&self, message: ToCluster) {
+        if let Some(cluster) = &self.core.cluster {
+            // There is a place for every slot; it is gone only when the process ends.
+            let _ = cluster.try_send(message);
+        }
+    }
+}

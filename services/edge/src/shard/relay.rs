@@ -1,0 +1,126 @@
+//! PACKET PATH: no lock, no log, no await; allocates only when a pod is seen for the first time.
+//!
+//! The way to other shards and pods, and back.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use sluice_peers::PeerSender;
+use sluice_types::PodId;
+use tokio::sync::watch;
+
+use crate::cluster::{Place, SlotMap};
+use crate::path::Via;
+
+/// Links to the other pods, by pod.
+pub(crate) type Senders = Arc<BTreeMap<PodId, PeerSender>>;
+
+/// Pods that a shard has numbers for. A pod gets a new id at each start, so in three years of daily roll-outs of a hundred pods this is
+/// reached once; sessions that come through a pod beyond it are answered by nobody, until this process restarts.
+const MAX_PODS: usize = u16::MAX as usize - 1;
+
+/// What a shard knows of the others.
+#[derive(Debug)]
+pub(crate) struct Relay {
+    slot_map: watch::Receiver<Arc<SlotMap>>,
+    known: Arc<SlotMap>,
+    senders: Option<watch::Receiver<Senders>>,
+    links: Senders,
+    /// Pods by their number in a [`Path`](crate::path::Path).
+    pods: Vec<PodId>,
+}
+
+/// Names the slot that a relayed datagram is for, and the shard that waits for the answer: the flow of a peer link.
+pub(crate) const fn flow(shard: u16, slot: u16) -> u32 {
+    (shard as u32) << 16 | slot as u32
+}
+
+/// The shard and the slot of a flow.
+pub(crate) const fn shard_and_slot(flow: u32) -> (u16, u16) {
+    ((flow >> 16) as u16, flow as u16)
+}
+
+impl Relay {
+    /// `senders` is `None` where there are no other pods.
+    pub(crate) fn new(
+        slot_map: watch::Receiver<Arc<SlotMap>>,
+        senders: Option<watch::Receiver<Senders>>,
+    ) -> Self {
+        let known = Arc::clone(&slot_map.borrow());
+        let links = senders.as_ref().map(|senders| Arc::clone(&senders.borrow())).unwrap_or_default();
+        Self { slot_map, known, senders, links, pods: Vec::new() }
+    }
+
+    /// For a shard on its own.
+    #[cfg(test)]
+    pub(crate) fn alone(shards: u16) -> Self {
+        Self::new(watch::channel(Arc::new(SlotMap::alone(shards))).1, None)
+    }
+
+    /// Takes in what has changed; looks without a lock.
+    pub(crate) fn refresh(&mut self) {
+        if self.slot_map.has_changed().unwrap_or(false) {
+            self.known = Arc::clone(&self.slot_map.borrow_and_update());
+        }
+        if let Some(senders) = &mut self.senders
+            && senders.has_changed().unwrap_or(false)
+        {
+            self.links = Arc::clone(&senders.borrow_and_update());
+        }
+    }
+
+    pub(crate) fn place(&self, slot: u16) -> Place {
+        self.known.of(slot)
+    }
+
+    pub(crate) fn home_of(&self, shard: u16) -> Option<u16> {
+        self.known.home_of(shard)
+    }
+
+    /// The number of a pod, for a path through it.
+    pub(crate) fn number_of(&mut self, pod: PodId) -> Option<u16> {
+        let at = self.pods.iter().position(|known| *known == pod);
+        let at = at.or_else(|| {
+            (self.pods.len() < MAX_PODS).then(|| {
+                self.pods.push(pod);
+                self.pods.len() - 1
+            })
+        })?;
+        u16::try_from(at).ok()
+    }
+
+    /// Hands a device's datagram to the pod that serves its slot; `false` when the link has no room or is gone.
+    pub(crate) fn datagram(&self, pod: PodId, flow: u32, source: SocketAddr, bytes: &[u8]) -> bool {
+        self.links.get(&pod).is_some_and(|link| link.try_datagram(flow, source, bytes).is_ok())
+    }
+
+    /// Lets a datagram leave where the device is reached; `false` when the link has no room or is gone.
+    pub(crate) fn reply(&self, via: Via, destination: SocketAddr, bytes: &[u8]) -> bool {
+        let link = self.pods.get(usize::from(via.pod)).and_then(|pod| self.links.get(pod));
+        link.is_some_and(|link| link.try_reply(flow(via.shard, 0), destination, bytes).is_ok())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_flow_names_shard_and_slot() {
+        assert_eq!(shard_and_slot(flow(3, 1023)), (3, 1023));
+        assert_eq!(shard_and_slot(flow(u16::MAX, 0)), (u16::MAX, 0));
+    }
+
+    #[test]
+    fn pods_keep_their_numbers() {
+        let mut relay = Relay::alone(1);
+        let pods = [PodId::from_bytes([1; 16]), PodId::from_bytes([2; 16])];
+        assert_eq!(pods.map(|pod| relay.number_of(pod)), [Some(0), Some(1)]);
+        assert_eq!(relay.number_of(pods[0]), Some(0));
+        assert!(
+            !relay.reply(Via { pod: 0, shard: 0 }, ([127, 0, 0, 1], 1).into(), b"x"),
+            "no link, no answer"
+        );
+    }
+}

@@ -1,0 +1,321 @@
+//! PACKET PATH: no lock, no log, no await; allocates only when sessions change their owner or their keys.
+//!
+//! Sessions over UDP that other pods can go on with: what the ledger and the store hear of them, how they come and go.
+
+use sluice_bus::{LedgerEntry, SessionState};
+use sluice_store::{Profile, SessionKeys, SessionRecord};
+use sluice_types::{DeviceEpoch, KeyEpoch, SessionId};
+use usmp::crypto::Provider;
+use usmp::server::{CommitToken, Resumed, SessionConfig, UdpSession, first_number};
+use usmp::wire::FrameType;
+use usmp::{Duration, Instant};
+
+use super::core::{Core, random};
+use super::dormant::Woken;
+use super::records::{Kind, Message};
+use super::session::Facts;
+use super::slots::Slots;
+use super::turn::Turn;
+use super::udp_handshakes::UdpHandshakes;
+use super::udp_live::Live;
+use super::udp_sessions::UdpSessions;
+use crate::cluster::{for_the_store, from_the_store, keys_for_the_store};
+use crate::config::EdgeConfig;
+use crate::counts::Count;
+use crate::link::{Found, Kept, SessionRef, ToFleet};
+use crate::path::Path;
+use crate::session_ids::slot_in;
+use crate::udp_io::Outbound;
+
+/// By when the ledger has heard of each session again: a quarter of what it is kept for.
+const TOLD_AGAIN: Duration = Duration::from_secs(6 * 3600);
+
+/// How the machines of this shard's sessions are to behave.
+pub(super) fn machine_config(config: &EdgeConfig, slots: &Slots) -> SessionConfig {
+    let base = if slots.are_shared() { SessionConfig::udp_shared() } else { SessionConfig::udp() };
+    SessionConfig { idle_timeout: config.session.udp_idle_timeout, ..base }
+}
+
+/// Goes through the sessions of a shard in [`TOLD_AGAIN`], a few each second.
+#[derive(Debug)]
+pub(super) struct Repeater {
+    place: u32,
+    at: Instant,
+}
+
+impl Repeater {
+    pub(super) fn new(now: Instant) -> Self {
+        Self { place: 0, at: now + Duration::from_secs(1) }
+    }
+
+    /// The places of the table to look at now.
+    fn due(&mut self, now: Instant, places: u32) -> std::ops::Range<u32> {
+        if now < self.at || places == 0 {
+            return 0..0;
+        }
+        self.at = now + Duration::from_secs(1);
+        let from = if self.place >= places { 0 } else { self.place };
+        let each = places / (TOLD_AGAIN.as_secs() as u32) + 1;
+        self.place = from.saturating_add(each).min(places);
+        from..self.place
+    }
+}
+
+impl<P: Provider> Live<P> {
+    fn state(&self) -> LedgerEntry {
+        LedgerEntry::State {
+            session: self.machine.session_id().0,
+            device: *self.facts.device.as_bytes(),
+            birth: self.facts.birth,
+            epoch: self.machine.epoch(),
+            committed: self.machine.committed_seq(),
+            fragment_open: self.machine.fragment_open(),
+        }
+    }
+
+    fn record(
+        &self,
+        core: &Core,
+        secrets: &usmp::server::SessionSecrets,
+        previous: Option<SessionKeys>,
+    ) -> Option<SessionRecord> {
+        let (current, last_rekey) = for_the_store(secrets, core.wall);
+        Some(SessionRecord {
+            session: SessionId::from_bytes(self.machine.session_id().0),
+            device: self.facts.device,
+            tenant: core.tenants.name(self.facts.tenant)?.clone(),
+            profile: Profile::Raw,
+            device_epoch: DeviceEpoch(0),
+            rekey_epoch: secrets.epoch,
+            birth_generation: self.facts.birth,
+            current,
+            previous,
+            last_rekey,
+            key_epoch: KeyEpoch(self.facts.key_epoch),
+            opened: core.clock.wall_at(self.facts.opened),
+        })
+    }
+
+    /// Writes the session's record as it is now.
+    pub(super) fn keep(&self, core: &Core) {
+        let Some(keeper) = &core.keeper else { return };
+        let kept =
+            self.record(core, &self.machine.secrets(), None).is_some_and(|record| keeper.keep(record, None));
+        if !kept {
+            core.counts.one(Count::SessionsNotKept);
+        }
+    }
+
+    /// A REKEY takes effect, and is acknowledged, once the new keys are in the store and the new epoch is in the ledger.
+    pub(super) fn persist_rekey(
+        &mut self,
+        core: &Core,
+        session: SessionRef,
+        token: CommitToken,
+        source: Path,
+    ) {
+        let record = self
+            .machine
+            .pending_rekey()
+            .and_then(|pending| self.record(core, &pending.after, Some(keys_for_the_store(&pending.before))));
+        let asked = match (&core.keeper, record) {
+            (Some(keeper), Some(record)) => keeper.keep(record, Some(Kept { session, token, source })),
+            _ => false,
+        };
+        if !asked {
+            self.machine.rekey_refused(token);
+        }
+    }
+}
+
+impl<P: Provider> UdpSessions<P> {
+    /// A session was opened: its slot's ledger hears of it before any message of it, its keys go into the store.
+    pub(super) fn journal_birth(&self, core: &mut Core, at: u32) {
+        if let Some(live) = self.table.get(at) {
+            core.journal(slot_in(live.machine.session_id().prefix()), live.state());
+            live.keep(core);
+        }
+    }
+
+    /// Sessions that came with a slot: they sleep until they speak.
+    pub(crate) fn adopt(&mut self, core: &Core, sessions: Vec<SessionState>) {
+        let until = core.now + self.config.idle_timeout;
+        for state in sessions {
+            self.dormant.insert(state, until);
+        }
+    }
+
+    /// Takes a sealed frame for a slot of this shard whose session is not awake.
+    pub(crate) fn wake(&mut self, core: &Core, path: Path, prefix: [u8; 8], datagram: &[u8]) {
+        match self.dormant.wake(prefix, path, datagram) {
+            Woken::Unknown => core.counts.one(Count::DroppedUnknownSession),
+            Woken::Replaced => core.counts.one(Count::DroppedWaking),
+            Woken::Ask(state) => {
+                if !core.keeper.as_ref().is_some_and(|keeper| keeper.find(&state)) {
+                    self.dormant.sleep_on(prefix);
+                    core.counts.one(Count::DroppedWaking);
+                }
+            }
+        }
+    }
+
+    /// The store has answered about a session that sleeps.
+    pub(crate) fn found(
+        &mut self,
+        core: &mut Core,
+        out: &mut Outbound,
+        handshakes: &mut UdpHandshakes<P>,
+        session: SessionId,
+        found: Found,
+    ) {
+        let prefix = session.prefix();
+        let slot = slot_in(prefix);
+        let record = match found {
+            Found::NoAnswer => {
+                core.counts.one(Count::KeyLookupsFailed);
+                return self.dormant.sleep_on(prefix);
+            }
+            Found::Nothing => None,
+            Found::Record(record) => Some(record),
+        };
+        // A slot that is leaving takes its sleepers along; the next owner asks again.
+        let Some(generation) =
+            core.slots.get(slot).filter(|owned| owned.leaving.is_none()).map(|owned| owned.generation)
+        else {
+            return self.dormant.sleep_on(prefix);
+        };
+        let Some((state, held)) = self.dormant.take(*session.as_bytes()) else { return };
+        let secrets = record.as_ref().and_then(|record| from_the_store(record, state.epoch));
+        let next_seq = generation.checked_sub(state.birth).and_then(first_number);
+        let (Some(record), Some(secrets), Some(next_seq)) = (record, secrets, next_seq) else {
+            // Without its keys nobody can go on with it; the device comes again with a handshake.
+            core.counts.one(Count::SessionsOrphaned);
+            return core.journal(slot, LedgerEntry::Closed { session: *session.as_bytes() });
+        };
+        let Some(mut held) = held else { return };
+        let (Some(seed), true) = (random().map(u32::from_le_bytes), core.take_session_place()) else {
+            core.counts.one(Count::DroppedNoSession);
+            return self.dormant.insert(state, core.now + self.config.idle_timeout);
+        };
+        let resumed = Resumed {
+            secrets,
+            committed: state.committed,
+            fragment_open: state.fragment_open,
+            next_seq,
+            established: state.committed.is_some() || state.epoch > 0,
+        };
+        let established = resumed.established;
+        let machine = UdpSession::resumed(core.now, resumed, held.path, seed, &self.config);
+        let facts = Facts {
+            opened: core.now,
+            device: record.device,
+            established,
+            // The devices' order is that of the ledger, which this one went on with.
+            turn: Turn::Writes,
+            tenant: core.tenants.number(&record.tenant),
+            key_epoch: record.key_epoch.0,
+            serial: core.next_serial(),
+            messages: 0,
+            birth: state.birth,
+        };
+        let Some(at) = self.insert(core, Live::new(machine, facts)) else { return };
+        core.counts.one(Count::SessionsResumed);
+        let named = core.session_ref(false, at, facts.serial);
+        core.fleet.tell(ToFleet::Resumed { session: named, device: facts.device, established });
+        let path = held.path;
+        let frame_type = held.datagram().get(3).map_or(FrameType::Unknown(0), |&code| FrameType::from(code));
+        self.sealed(core, out, handshakes, path, (prefix, frame_type), held.datagram());
+    }
+
+    /// The new keys of a session are in the store, or will not be.
+    pub(crate) fn kept(&mut self, core: &mut Core, kept: Kept, written: bool) {
+        let Kept { session, token, source } = kept;
+        let live = self.table.get_mut(session.index);
+        let Some(live) = live.filter(|live| live.facts.serial == session.serial) else { return };
+        if !written {
+            return live.machine.rekey_refused(token);
+        }
+        let entry = match live.state() {
+            LedgerEntry::State { session, device, birth, .. } => LedgerEntry::State {
+                session,
+                device,
+                birth,
+                epoch: token.epoch.saturating_add(1),
+                committed: None,
+                fragment_open: false,
+            },
+            other => other,
+        };
+        let message = Message { session, token, source: Some(source), kind: Kind::Rekey };
+        match core.slots.get_mut(slot_in(live.machine.session_id().prefix())) {
+            Some(owned) => owned.records.journal(&core.counts, entry, Some(message)),
+            None => live.machine.rekey_refused(token),
+        }
+    }
+
+    /// The slot goes to another owner, or has one: its sessions are not ours any more, and no word is said to their devices.
+    pub(crate) fn suspend(&mut self, core: &mut Core, handshakes: &mut UdpHandshakes<P>, slot: u16) {
+        let of_slot = |prefix| slot_in(prefix) == slot;
+        self.dormant.forget(of_slot);
+        let here = self.table.iter().filter(|(_, live)| of_slot(live.machine.session_id().prefix()));
+        let here: Vec<_> = here.map(|(at, live)| (at, live.known())).collect();
+        for (at, known) in here {
+            let Some(mut live) = self.unlink(core, handshakes, at, known) else { continue };
+            self.downlink -= live.give_up(&core.counts);
+            let gone = core.session_ref(false, at, live.facts.serial);
+            Self::part(core, gone, &mut live);
+            core.fleet.tell(ToFleet::Ended { session: gone, device: live.facts.device });
+            core.give_back_session_place();
+            core.counts.one(Count::SessionsClosedUdp);
+            core.counts.one(Count::SessionsSuspended);
+            let _zeroized = live.machine.suspend(&mut core.buffers);
+        }
+    }
+
+    /// What time brings for sessions that say nothing.
+    pub(super) fn turn_shared(&mut self, core: &mut Core) {
+        if !core.slots.are_shared() {
+            return;
+        }
+        for state in self.dormant.expire(core.now) {
+            let session = SessionId::from_bytes(state.session);
+            core.counts.one(Count::SessionsExpired);
+            core.journal(slot_in(session.prefix()), LedgerEntry::Closed { session: state.session });
+            if let Some(keeper) = &core.keeper {
+                keeper.forget(sluice_types::DeviceId::from_bytes(state.device), session);
+            }
+        }
+        for at in self.told_again.due(core.now, self.table.reach()) {
+            let Some(live) = self.table.get(at) else { continue };
+            core.journal(slot_in(live.machine.session_id().prefix()), live.state());
+            // The key that its record is sealed under is destroyed some time after it was followed by another.
+            live.keep(core);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_place_is_looked_at_within_six_hours() {
+        for places in [1, 7, 256, 25_600, 1_000_192] {
+            let mut repeater = Repeater::new(Instant::ZERO);
+            let mut seen = 0;
+            let mut now = Instant::ZERO;
+            while seen < places {
+                now = now + Duration::from_secs(1);
+                let due = repeater.due(now, places);
+                assert_eq!(due.start, seen, "none is left out");
+                seen = due.end;
+            }
+            assert!(now <= Instant::ZERO + TOLD_AGAIN, "{places} places took until {now:?}");
+            assert_eq!(
+                repeater.due(now + Duration::from_secs(1), places).start,
+                0,
+                "then from the beginning"
+            );
+        }
+    }
+}
