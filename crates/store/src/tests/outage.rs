@@ -11,7 +11,7 @@ use super::{DEADLINE, eventually, id, individual, keys, psk, reason, ring};
 use crate::backend::Backend;
 use crate::config::RedisConfig;
 use crate::{
-    KeyLookup, LogPosition, OpenError, RecordError, RegistryError, Store, StoreError, StoreErrorKind,
+    KeyLookup, LogPosition, OpenError, Purpose, RecordError, RegistryError, Store, StoreError, StoreErrorKind,
 };
 
 /// Slack of a loaded machine on top of a configured timeout.
@@ -204,6 +204,40 @@ async fn fail_over_is_followed_through_the_sentinels() {
     });
     assert_eq!(heard.await.expect("in time").position, later);
     drop(group);
+}
+
+#[tokio::test]
+async fn emptied_server_gets_ring_and_sessions_back_from_their_pod() {
+    let redis = Redis::start().expect("a server");
+    let pod = open(&single(&redis)).await;
+    let record = super::scenarios::session(1);
+    let before = pod.cluster_secrets().await.expect("a ring");
+    assert!(pod.put_session(&record, DEADLINE).await.expect("written"));
+    redis.command(&["FLUSHALL"]).expect("emptied");
+    assert!(pod.check().await.is_err(), "no new sessions");
+    // Live ones go on, and what they need is put back.
+    pod.cluster_secrets().await.expect("put back");
+    assert!(pod.put_session(&record, DEADLINE).await.expect("put back"));
+    let another = pod.newcomer();
+    let found = another.session(record.device, record.session, 1).await.expect("an answer");
+    assert_eq!(found.as_ref(), Some(&record));
+    let id = before.current_id();
+    let after = another.cluster_secrets().await.expect("read");
+    assert_eq!(after.secret(id, Purpose::SessionIdTag), before.secret(id, Purpose::SessionIdTag));
+}
+
+#[tokio::test]
+async fn server_that_is_away_leaves_the_secrets_at_hand_usable() {
+    let mut redis = Redis::start_with(&["--appendonly", "yes", "--appendfsync", "always"]).expect("a server");
+    let store = open(&single(&redis)).await;
+    let before = store.cluster_secrets().await.expect("a ring");
+    redis.kill();
+    let outcome = store.cluster_secrets().await;
+    assert!(matches!(outcome, Err(StoreError::Unavailable { .. })), "{outcome:?}");
+    assert!(before.secret(before.current_id(), Purpose::Cookie).is_some());
+    redis.restart().expect("up again");
+    eventually("the ring is read again", || async { store.cluster_secrets().await.is_ok() }).await;
+    assert_eq!(store.cluster_secrets().await.expect("a ring").version(), before.version());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

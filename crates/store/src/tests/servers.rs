@@ -172,6 +172,38 @@ async fn no_stored_value_is_longer_than_half_a_mebibyte() {
     assert_eq!(kept.lines().filter(|line| !line.is_empty()).count(), 1, "{kept}");
 }
 
+/// Scripts that the server ran.
+fn scripts(redis: &Redis) -> u64 {
+    let stats = redis.command(&["--raw", "INFO", "commandstats"]).expect("an answer");
+    let line = stats.lines().find(|line| line.starts_with("cmdstat_evalsha:"));
+    let calls = line.and_then(|line| line.split_once("calls=")?.1.split(',').next()?.parse().ok());
+    calls.unwrap_or_default()
+}
+
+#[tokio::test]
+async fn each_shared_operation_costs_the_server_one_script() {
+    let redis = Redis::start().expect("a server");
+    let store = open(&single(&redis)).await;
+    let record = super::scenarios::session(1);
+    let acme = super::tenant("acme");
+    // The first round loads the scripts and reads the ring.
+    for round in 0..3 {
+        let before = scripts(&redis);
+        store.put_session(&record, DEADLINE).await.expect("written");
+        store.cluster_secrets().await.expect("a ring");
+        store.announce_pod(&pod_record(1, 1), DEADLINE).await.expect("announced");
+        store.pods().await.expect("an answer");
+        store.claim_device(id(1), pod(1), session_id(1), DEADLINE).await.expect("claimed");
+        store.renew_device(id(1), pod(1), session_id(1), DEADLINE).await.expect("renewed");
+        store.device_location(id(1)).await.expect("an answer");
+        store.lease_places(&acme, pod(1), 10, 5, DEADLINE).await.expect("leased");
+        store.put_slot_owner(3, pod(1), 1).await.expect("written");
+        store.slot_owners().await.expect("an answer");
+        let spent = scripts(&redis) - before;
+        assert!(round == 0 || spent == 10, "10 operations cost {spent} scripts");
+    }
+}
+
 #[tokio::test]
 async fn server_that_lost_its_log_gets_the_revocations_back() {
     let redis = Redis::start().expect("a server");
