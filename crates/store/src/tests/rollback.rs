@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::cluster::pod_record;
-use super::{id, individual, reason, ring};
+use super::{DEADLINE, id, individual, reason, ring};
 use crate::{KeyLookup, LogPosition, PodRecord, RegistryError, Store, StoreError};
 
 /// A store with devices 1 and 2, a copy of its file from then, and the first device's revocation after that.
@@ -31,7 +31,8 @@ async fn revocations_that_the_store_lost_are_put_back_by_a_pod_that_heard_them()
     pod.check().await.expect("put back and go on");
     // Everybody hears it again, a pod that starts now among them, which then refuses the device's old record too.
     let newcomer = old.newcomer();
-    let batch = newcomer.watch_revocations(LogPosition::START).next().await.expect("a batch");
+    let mut watch = newcomer.watch_revocations(LogPosition::START);
+    let batch = tokio::time::timeout(DEADLINE, watch.next()).await.expect("in time").expect("a batch");
     assert_eq!((batch.entries.len(), batch.entries[0].device), (1, id(1)));
     assert!(batch.position > position, "{:?} is after {position:?}", batch.position);
     for store in [&pod, &newcomer] {
@@ -66,7 +67,7 @@ async fn a_pod_that_starts_on_an_old_copy_learns_it_from_any_living_one() {
     let newcomer = old.newcomer();
     newcomer.check().await.expect("alone it cannot know");
     let living = PodRecord { applied: position, ..pod_record(1, 1) };
-    store.in_front_of(old.backend.clone()).announce_pod(&living, super::DEADLINE).await.expect("announced");
+    store.in_front_of(old.backend.clone()).announce_pod(&living, DEADLINE).await.expect("announced");
     assert_eq!(newcomer.pods().await.expect("an answer").len(), 1);
     assert!(matches!(newcomer.check().await, Err(StoreError::RolledBack)));
     assert!(matches!(newcomer.handshake_keys(id(1)).await, Err(StoreError::RolledBack)));
@@ -76,11 +77,7 @@ async fn a_pod_that_starts_on_an_old_copy_learns_it_from_any_living_one() {
 async fn a_pod_of_another_life_of_the_store_is_no_witness() {
     let (before, store) = (super::memory().await, super::memory().await);
     let living = PodRecord { applied: LogPosition(u64::MAX), ..pod_record(1, 1) };
-    before
-        .in_front_of(store.backend.clone())
-        .announce_pod(&living, super::DEADLINE)
-        .await
-        .expect("announced");
+    before.in_front_of(store.backend.clone()).announce_pod(&living, DEADLINE).await.expect("announced");
     assert_eq!(store.pods().await.expect("an answer").len(), 1);
     store.check().await.expect("a new life starts from nothing");
 }

@@ -216,7 +216,8 @@ async fn server_that_lost_its_log_gets_the_revocations_back() {
         let key = key(&redis, part);
         run(&redis, &["DEL", &key]);
     }
-    let batch = watch.next().await.expect("the entry again, under a later number");
+    let again = tokio::time::timeout(DEADLINE, watch.next()).await.expect("in time");
+    let batch = again.expect("the entry again, under a later number");
     assert_eq!((batch.entries.len(), batch.entries[0].device), (1, id(1)));
     assert!(batch.position > position);
     store.check().await.expect("put right");

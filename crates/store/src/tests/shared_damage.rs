@@ -1,5 +1,7 @@
 //! Shared values that are not what was written, put there under the sealing through the back end.
 
+use std::time::Duration;
+
 use prost::Message;
 use sluice_proto::store::v1 as proto;
 
@@ -10,7 +12,8 @@ use crate::location::{self, HolderRow};
 use crate::record::Stored;
 use crate::slot::{Place, SlotRow, SnapshotId};
 use crate::{
-    KekRing, PodRecord, Purpose, RecordError, SecretKey, SlotOwner, SlotSnapshot, Store, StoreError,
+    KekRing, LogPosition, PodRecord, Purpose, RecordError, RevocationOutcome, SecretKey, SlotOwner,
+    SlotSnapshot, Store, StoreError,
 };
 
 /// Every value that differs from a good one by a bit, or by its end.
@@ -156,6 +159,9 @@ async fn a_pod_that_nobody_with_the_key_announced_is_no_pod() {
     store.backend.announce_pod(pod(3), good, DEADLINE).await.expect("written");
     assert_eq!(store.pods().await.expect("an answer"), [pod_record(1, 1)]);
     assert_eq!(store.distrusted_values(), 2);
+    // Nor has it applied anything, whatever it says.
+    let outcome = store.revocation_complete(LogPosition::START, Duration::ZERO).await.expect("an answer");
+    assert_eq!(outcome, RevocationOutcome::Outstanding(vec![pod(2), pod(3)]));
 }
 
 #[tokio::test]
@@ -192,9 +198,9 @@ async fn an_owner_is_bound_to_its_slot_and_generation() {
     assert_eq!(store.slot_owners().await.expect("an answer"), [owner]);
 }
 
-/// Two chunks; the second one is short.
+/// Two chunks of the same length, so that an exchange shows in nothing else.
 fn state(byte: u8) -> Vec<u8> {
-    (0..500_000u32).map(|index| (index % 251) as u8 ^ byte).collect()
+    (0..2 * 480 * 1024u32).map(|index| (index % 251) as u8 ^ byte).collect()
 }
 
 async fn head(store: &Store, slot: u16) -> SlotRow {
@@ -258,10 +264,13 @@ async fn chunks_of_a_snapshot_are_bound_to_it_and_to_their_order() {
     let mut flipped = second.clone();
     *flipped.last_mut().expect("not empty") ^= 1;
     let cut = second[..second.len() - 1].to_vec();
-    for bad in [chunk(4, other, 1).await, first, flipped, cut, Vec::new()] {
+    for bad in [chunk(4, other, 1).await, first.clone(), flipped, cut, Vec::new()] {
         store.backend.put_chunk(3, mine, 1, bad).await.expect("put there");
         refusal(&store, 3).await;
     }
+    store.backend.put_chunk(3, mine, 0, second.clone()).await.expect("put there");
+    assert_eq!(refusal(&store, 3).await, RecordError::Tampered);
+    store.backend.put_chunk(3, mine, 0, first).await.expect("put back");
     store.backend.put_chunk(3, mine, 1, second).await.expect("put back");
     let read = store.slot_snapshot(3).await.expect("an answer").expect("there");
     assert!(read.bytes == state(1));
