@@ -101,6 +101,10 @@ fn it_serves_from_a_file_and_drains_on_sigterm() {
     device.send(b"from a file");
     let answer = get(admin, "/readyz?verbose");
     assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    // The embedded broker cannot describe topics, and saying so is the answer here.
+    common::eventually("what the topics keep was asked for", || {
+        get(admin, "/readyz?verbose").contains("[-] topics cannot be described: ")
+    });
     let answer = get(admin, "/metrics");
     for line in
         ["sluice_edge_messages_committed_total", "sluice_edge_sessions{", "sluice_edge_dropped_total{"]
