@@ -257,9 +257,32 @@ impl Group {
         self.snapshot_offset = offset;
     }
 
-    /// The group's entries for the ledger, as they stand within a record.
+    /// The group's entries for the ledger, as they stand within a record; not the numbers of refused records, which are nobody's to
+    /// acknowledge.
     pub(crate) fn ledger_entries(&self) -> impl Iterator<Item = &[u8]> {
-        self.entries.iter().filter(|entry| entry.is_ledger()).map(|entry| self.bytes(&entry.payload))
+        let refused = self.refused_numbers();
+        let entries = self.entries.iter().filter(|entry| entry.is_ledger());
+        entries
+            .map(|entry| self.bytes(&entry.payload))
+            .filter(move |entry| !refused.iter().any(|number| number == entry))
+    }
+
+    /// The entries that say of a refused record that it is committed. Allocates only when there is one.
+    fn refused_numbers(&self) -> Vec<Vec<u8>> {
+        let refused = self.entries.iter().filter(|entry| matches!(entry.outcome, Some(Outcome::Refused(_))));
+        refused
+            .filter_map(|entry| match entry.meta {
+                Meta::Telemetry { session, epoch, seq, .. } => {
+                    let mut bytes = Vec::with_capacity(MAX_ENTRY_BYTES);
+                    append_entry(
+                        &mut bytes,
+                        &LedgerEntry::Number { session, epoch, seq, fragment_open: false },
+                    );
+                    Some(bytes)
+                }
+                Meta::Event { .. } | Meta::Ledger => None,
+            })
+            .collect()
     }
 
     pub(crate) fn entries_mut(&mut self) -> &mut [Entry] {

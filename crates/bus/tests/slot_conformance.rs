@@ -126,7 +126,7 @@ fn snapshot_of_another_ledger_is_discarded(config: &BusConfig) {
     assert_eq!((slot.adopted.generation, slot.found()), (2, vec![state(None)]));
 }
 
-fn refused_record_is_buried_its_number_journaled_and_the_rest_committed_once(config: &BusConfig) {
+fn refused_record_is_buried_its_number_left_out_and_the_rest_committed_once(config: &BusConfig) {
     let mut reader = reader(config);
     let slot = Slot::adopt(&BusConfig { message_max_bytes: 10_000, ..config.clone() }, &mut reader);
     slot.commit(open_session());
@@ -147,6 +147,14 @@ fn refused_record_is_buried_its_number_journaled_and_the_rest_committed_once(con
     assert_eq!(buried.len(), 1);
     assert_eq!(buried[0].header("sluice_dlq_reason"), Some("too_large"));
     assert_eq!(buried[0].header("sluice_dlq_payload_bytes"), Some("20000"));
+    // What is refused is not acknowledged, by the next owner neither: its repeat must be new there.
+    let mut group = Group::new(1000, 1 << 20);
+    push(&mut group, 50, 20_000);
+    group.push_ledger(&number(50), ENTRY).expect("room");
+    slot.submit(group);
+    let outcomes: Vec<_> = slot.settled().outcomes().map(|(_, outcome)| outcome).collect();
+    assert_eq!(outcomes, [Outcome::Refused(Refusal::TooLarge), Outcome::Committed]);
+    assert_eq!(slot.read("dlq", 2).len(), 2);
     drop(slot);
     assert_eq!(Slot::adopt(config, &mut reader).found(), [state(Some(49))]);
 }
@@ -301,7 +309,7 @@ suite!(
     closed_session_is_gone_and_others_stay,
     snapshot_shortens_the_reading_and_leads_to_the_same_sessions,
     snapshot_of_another_ledger_is_discarded,
-    refused_record_is_buried_its_number_journaled_and_the_rest_committed_once,
+    refused_record_is_buried_its_number_left_out_and_the_rest_committed_once,
     more_entries_than_a_record_takes_are_split_and_all_found,
     damaged_record_is_counted_and_left_out_and_a_later_version_ends_the_adoption,
     slot_that_is_not_there_is_named,

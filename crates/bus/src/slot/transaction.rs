@@ -60,19 +60,28 @@ impl Publisher {
         let mut rounds = Rounds(usize::MAX);
         loop {
             self.begin()?;
-            if self.fill_transaction(all, rounds)? {
+            let refused = self.refusals;
+            let filled = self.fill_transaction(all, rounds)?;
+            // The number of a refused record must not be in the ledger: whoever adopts the slot would acknowledge its repeat.
+            let is_true = self.refusals == refused;
+            if filled && is_true {
                 self.commit()?;
                 self.succeed();
                 return Ok(());
             }
             self.abort()?;
             count(&self.stats.repeated, all.len());
+            if filled {
+                self.compose_ledger();
+                continue;
+            }
             let suspected = self.suspects(all);
             if suspected.is_empty() {
                 self.tell_transaction_waiting(all);
                 self.wait_a_while()?;
             } else {
                 self.convict(suspected, &mut rounds)?;
+                self.compose_ledger();
             }
         }
     }

@@ -106,7 +106,7 @@ pub(crate) struct Publisher {
     pub(crate) stats: Arc<WriterStats>,
     pub(super) pause: Duration,
     /// Records of the groups under way that were refused.
-    pub(super) refusals: usize,
+    pub(crate) refusals: usize,
 }
 
 impl Publisher {
