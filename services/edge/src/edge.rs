@@ -307,16 +307,22 @@ impl Edge {
         for shard in &self.shards {
             shard.link.send(ToShard::StopAccepting).await;
         }
-        if let Some(joined) = &self.joined {
-            // Devices that the balancer still sends here are relayed until the end.
-            joined.drain(self.config.drain.deadline / 2).await;
-        }
-        tokio::time::sleep(self.config.drain.notice).await;
-        let until = self.clock.now() + self.config.drain.deadline.saturating_sub(RESERVE);
+        let (begun, drain) = (self.clock.now(), &self.config.drain);
+        let slots = async {
+            if let Some(joined) = &self.joined {
+                // Devices that the balancer still sends here are relayed until the end.
+                joined.drain(drain.notice + drain.deadline / 2).await;
+            }
+        };
+        tokio::join!(slots, tokio::time::sleep(drain.notice));
+        // Slots that took longer than the notice have used some of the deadline.
+        let over = (self.clock.now() - begun).saturating_sub(drain.notice);
+        let deadline = drain.deadline.saturating_sub(over);
+        let until = self.clock.now() + deadline.saturating_sub(RESERVE);
         for shard in &self.shards {
             shard.link.send(ToShard::Farewell { until }).await;
         }
-        let deadline = tokio::time::sleep(self.config.drain.deadline);
+        let deadline = tokio::time::sleep(deadline);
         tokio::pin!(deadline);
         let (mut unknown_records, mut late) = (0, false);
         for Running { link, mut ended, .. } in std::mem::take(&mut self.shards) {
