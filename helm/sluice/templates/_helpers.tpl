@@ -105,6 +105,10 @@ udp_idle_timeout = {{ .Values.edge.idleTimeout.udp | toJson }}
 [edge.limits]
 sessions = {{ .Values.edge.maxSessions | int64 }}
 
+[edge.cluster]
+enabled = {{ .Values.edge.cluster.enabled }}
+listen = {{ printf "0.0.0.0:%d" (int .Values.edge.cluster.port) | toJson }}
+
 [edge.drain]
 notice = {{ printf "%ds" (int .Values.edge.drain.delaySeconds) | toJson }}
 deadline = {{ printf "%ds" (int .Values.edge.drain.deadlineSeconds) | toJson }}
