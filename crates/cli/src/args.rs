@@ -122,6 +122,9 @@ pub(crate) enum DeviceCommand {
         #[arg(long, value_name = "TEXT", default_value = "revoked by operator")]
         reason: String,
     },
+    /// Write every record anew under the first key of the key-encryption key file, so that older ones can be taken out.
+    #[command(after_help = "Example:\n  sluice --config edge.toml device reseal")]
+    Reseal,
     /// Be a device: connect and send records.
     #[command(after_help = "Example:
   sluice device sim --connect udp://127.0.0.1:9000 --id 02a1b2c3d4e5 --psk-file key.hex --count 10")]

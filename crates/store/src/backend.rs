@@ -72,6 +72,11 @@ impl Backend {
         delegate!(self, backend => backend.identity(blob))
     }
 
+    /// Writes the identity anew if it is still `old` byte for byte; `false` when it is not.
+    pub(crate) async fn swap_identity(&self, old: Vec<u8>, new: Vec<u8>) -> Result<bool, StoreError> {
+        delegate!(self, backend => backend.swap_identity(old, new))
+    }
+
     pub(crate) async fn read_device(&self, id: DeviceId) -> Result<Option<Stored>, StoreError> {
         delegate!(self, backend => backend.read_device(id))
     }

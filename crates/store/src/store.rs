@@ -109,6 +109,21 @@ impl Store {
         self.check_log(page.head).await
     }
 
+    /// Writes the identity anew, under the current key-encryption key. The last step before an older key is taken out: with
+    /// the new key alone the store opens only from here on.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Replaced`] as [`Store::check`]; [`StoreError::Contended`] when somebody else does the same at this moment;
+    /// [`StoreError`].
+    pub async fn reseal_identity(&self) -> Result<(), StoreError> {
+        let found = self.backend.log_after(u64::MAX, 1).await?.identity;
+        self.check_identity(found.as_deref())?;
+        let old = found.ok_or(StoreError::Replaced)?;
+        let new = self.identity.encode(&self.kek, clock::now());
+        if self.backend.swap_identity(old, new).await? { Ok(()) } else { Err(StoreError::Contended) }
+    }
+
     pub(crate) fn check_identity(&self, found: Option<&[u8]>) -> Result<(), StoreError> {
         let same = match found.map(|blob| Identity::decode(&self.kek, blob)) {
             Some(Ok(identity)) => identity == self.identity,

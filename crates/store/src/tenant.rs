@@ -85,6 +85,18 @@ impl Store {
         Ok(())
     }
 
+    /// Writes the record of a tenant anew, under the current key-encryption key, if it has one.
+    ///
+    /// # Errors
+    ///
+    /// [`RegistryError::Store`].
+    pub async fn reseal_tenant(&self, id: &TenantId) -> Result<(), RegistryError> {
+        if self.read_tenant(id).await?.is_some() {
+            self.change_tenant(id, |_| Ok(())).await?;
+        }
+        Ok(())
+    }
+
     async fn change_tenant(
         &self,
         id: &TenantId,

@@ -25,6 +25,14 @@ pub(crate) async fn run(global: &Global, command: DeviceCommand) -> Result<()> {
         DeviceCommand::Add(args) => add_device(&Registry::open(global).await?, args, printer).await,
         DeviceCommand::List(args) => list_devices(&Registry::open(global).await?, args, printer).await,
         DeviceCommand::Show(args) => show_device(&Registry::open(global).await?, args, printer).await,
+        DeviceCommand::Reseal => {
+            let count = Registry::open(global).await?.reseal().await?;
+            printer.done(
+                &format!("devices sealed under the first key-encryption key: {count}"),
+                &serde_json::json!({ "resealed": count }),
+            );
+            Ok(())
+        }
         DeviceCommand::Revoke { id, reason } => {
             Registry::open(global).await?.revoke(id, &reason).await?;
             printer

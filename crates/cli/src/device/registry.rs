@@ -1,10 +1,11 @@
 //! The device registry, wherever it is: asked over the socket of a running `sluice dev`, or in a configured store.
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use anyhow::{Context as _, Result, bail};
-use sluice_store::{Device, KeyLookup, NewDevice, NewKey, PageRequest, Reason, Store};
+use sluice_store::{Device, KeyLookup, NewDevice, NewKey, PageRequest, Reason, RegistryError, Store};
 use sluice_types::{DeviceId, Psk, TenantId, Timestamp};
 
 use crate::args::Global;
@@ -66,6 +67,31 @@ impl Registry {
                 }
             }
         }
+    }
+
+    /// Writes the records of all devices and of their tenants anew, and the store's own; returns how many devices. Safe to repeat, and beside a fleet at work.
+    pub(crate) async fn reseal(&self) -> Result<u64> {
+        let Self::Store { store, .. } = self else {
+            bail!("name the store whose key-encryption key was changed with `--config FILE`");
+        };
+        let again =
+            "stopped half-way, nothing is lost: run it again, and leave the old key in the file until then";
+        let (mut count, mut tenants) = (0_u64, BTreeSet::new());
+        for device in list(store, None).await? {
+            match store.reseal(device.device).await {
+                Ok(()) => count = count.saturating_add(1),
+                // Removed meanwhile: nothing is left to seal.
+                Err(RegistryError::NotFound(_)) => {}
+                Err(error) => return Err(error).context(again),
+            }
+            tenants.insert(device.tenant);
+        }
+        for tenant in &tenants {
+            store.reseal_tenant(tenant).await.context(again)?;
+        }
+        // Last: from here on the new key alone opens the store.
+        store.reseal_identity().await.context(again)?;
+        Ok(count)
     }
 
     /// Where a device would dial, for snippets.

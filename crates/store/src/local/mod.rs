@@ -116,6 +116,18 @@ impl Local {
         .await
     }
 
+    pub(crate) async fn swap_identity(&self, old: Vec<u8>, new: Vec<u8>) -> Result<bool, StoreError> {
+        self.write(Durability::Immediate, move |transaction| {
+            let mut meta = transaction.open_table(META)?;
+            let same = meta.get(tables::IDENTITY)?.is_some_and(|found| found.value() == old.as_slice());
+            if same {
+                meta.insert(tables::IDENTITY, new.as_slice())?;
+            }
+            Ok(same)
+        })
+        .await
+    }
+
     pub(crate) async fn read_device(&self, id: DeviceId) -> Result<Option<Stored>, StoreError> {
         self.read(move |transaction| {
             let devices = transaction.open_table(DEVICES)?;

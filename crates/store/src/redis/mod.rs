@@ -38,6 +38,7 @@ pub(crate) struct Redis {
 
 struct Scripts {
     swap: Script,
+    swap_identity: Script,
     announce: Script,
     append: Script,
     log_after: Script,
@@ -49,6 +50,7 @@ impl Scripts {
     fn new() -> Self {
         Self {
             swap: Script::new(include_str!("scripts/swap.lua")),
+            swap_identity: Script::new(include_str!("scripts/swap_identity.lua")),
             announce: Script::new(include_str!("scripts/announce.lua")),
             append: Script::new(include_str!("scripts/append.lua")),
             log_after: Script::new(include_str!("scripts/log_after.lua")),
@@ -93,6 +95,12 @@ impl Redis {
         // The first of many pods that start at once makes it; all read the same one then.
         let _: i64 = self.command(cmd("SETNX").arg(&key).arg(&blob)).await?;
         self.command::<Option<Vec<u8>>>(cmd("GET").arg(&key)).await?.ok_or(StoreError::Replaced)
+    }
+
+    pub(crate) async fn swap_identity(&self, old: Vec<u8>, new: Vec<u8>) -> Result<bool, StoreError> {
+        let mut invocation = self.scripts.swap_identity.key(self.keys.log(LogPart::Identity));
+        invocation.arg(old).arg(new);
+        Ok(self.script::<i64>(&invocation).await? == 1)
     }
 
     pub(crate) async fn read_device(&self, id: DeviceId) -> Result<Option<Stored>, StoreError> {

@@ -67,6 +67,7 @@ suite! {
     device_epochs_grow_for_everybody,
     bucket_gives_its_burst_and_refills,
     check_passes_on_a_healthy_store,
+    new_key_alone_opens_what_was_resealed,
     pods_that_start_at_once_share_one_ring,
     ring_rotates_by_itself_and_forgets,
     destroyed_key_closes_the_records_it_sealed,
