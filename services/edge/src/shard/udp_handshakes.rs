@@ -20,6 +20,7 @@ use super::udp_sessions::UdpSessions;
 use super::udp_shared::machine_config;
 use crate::admission::{Queue, Room, Shares};
 use crate::counts::Count;
+use crate::lookups::ASK_AGAIN;
 use crate::path::Path;
 use crate::security::Named;
 use crate::table::{Index, Slab};
@@ -70,6 +71,8 @@ pub(crate) struct UdpHandshakes<P: Provider> {
     hellos: VecDeque<(SocketAddr, Hello)>,
     proofs: VecDeque<(u32, u32)>,
     unasked: VecDeque<(u32, u32)>,
+    /// When to look whether there is a place among the look-ups.
+    ask_again: Option<Instant>,
     config: usmp::server::HandshakeConfig,
     session_config: usmp::server::SessionConfig,
 }
@@ -89,6 +92,7 @@ impl<P: Provider> UdpHandshakes<P> {
             hellos: VecDeque::with_capacity(WAITING),
             proofs: VecDeque::with_capacity(WAITING),
             unasked: VecDeque::new(),
+            ask_again: None,
             config: usmp::server::HandshakeConfig {
                 timeout: config.handshake.timeout,
                 step_timeout: config.handshake.tcp_step_timeout,
@@ -407,6 +411,7 @@ impl<P: Provider> UdpHandshakes<P> {
             }
             self.unasked.pop_front();
         }
+        self.ask_again = (!self.unasked.is_empty()).then(|| core.now + ASK_AGAIN);
         while let Some(at) = self.timers.pop_due(core.now) {
             let Some(pending) = self.table.get_mut(at) else { continue };
             pending.machine.handle_timeout(core.now);
@@ -432,7 +437,7 @@ impl<P: Provider> UdpHandshakes<P> {
     }
 
     pub(crate) fn next(&self) -> Option<Instant> {
-        [self.timers.next(), self.retries.poll_timeout()].into_iter().flatten().min()
+        [self.timers.next(), self.retries.poll_timeout(), self.ask_again].into_iter().flatten().min()
     }
 
     /// Ends all: the edge is draining.

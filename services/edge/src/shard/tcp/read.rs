@@ -9,15 +9,13 @@ use usmp::server::DropReason;
 use super::{End, State, Tcp};
 use crate::counts::Count;
 use crate::link::SessionRef;
+use crate::lookups::ASK_AGAIN;
 use crate::proxy;
 use crate::shard::core::Core;
 use crate::shard::keys::Keys;
 use crate::shard::tcp_handshake::{Handshake, Progress};
 use crate::shard::tcp_session::Outcome;
 use crate::stream::Arrived;
-
-/// After how long handshakes ask again for a place among the look-ups: nobody tells a shard that another one gave one back.
-const ASK_AGAIN: usmp::Duration = usmp::Duration::from_millis(5);
 
 /// What a handshake cannot go on without.
 enum WaitsFor {
