@@ -12,7 +12,7 @@ use tokio_util::task::TaskTracker;
 use crate::link::{SessionRef, ShardLink, ToShard};
 
 /// After how long handshakes ask again for a place among the look-ups: nobody tells a shard that another one gave one back.
-pub(crate) const ASK_AGAIN: usmp::Duration = usmp::Duration::from_millis(5);
+pub(crate) const ASK_AGAIN: Duration = Duration::from_millis(5);
 
 /// Asks the store on behalf of one shard. The budget is shared by all shards.
 #[derive(Debug, Clone)]
