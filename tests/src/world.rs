@@ -64,14 +64,14 @@ impl World {
     /// # Errors
     /// They cannot be reached.
     pub fn on(redis_url: &str, kafka: &str) -> Result<Self> {
-        Self::with_slots(redis_url, kafka, SLOTS)
+        Self::with_slots(redis_url, kafka, SLOTS, 1)
     }
 
-    /// On these servers, with so many slots for the sessions over UDP.
+    /// On these servers, with so many slots for the sessions over UDP, and so many copies of each topic.
     ///
     /// # Errors
     /// They cannot be reached.
-    pub fn with_slots(redis_url: &str, kafka: &str, slots: u16) -> Result<Self> {
+    pub fn with_slots(redis_url: &str, kafka: &str, slots: u16, copies: i32) -> Result<Self> {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
             .enable_all()
@@ -97,7 +97,8 @@ impl World {
             ..BusConfig::default()
         };
         let store = runtime.block_on(Store::open(&store_config))?;
-        let options = ApplyOptions { partitions: PARTITIONS, replication_factor: 1, exact_partitions: true };
+        let options =
+            ApplyOptions { partitions: PARTITIONS, replication_factor: copies, exact_partitions: true };
         runtime.block_on(sluice_bus::apply(&bus, options))?;
         Ok(Self { runtime, store, store_config, bus, folder })
     }

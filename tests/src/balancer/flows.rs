@@ -48,7 +48,7 @@ pub struct Recovery {
     pub device: SocketAddr,
     /// Its first datagram that was sent to a backend that lives.
     pub reached: Duration,
-    /// The first datagram that came back after that.
+    /// The first datagram that came back after that. A device that never heard of that address again has none.
     pub answered: Option<Duration>,
 }
 

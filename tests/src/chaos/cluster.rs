@@ -17,6 +17,8 @@ use crate::world::World;
 /// How long slots may need to come to rest, on a busy machine.
 const REST_LIMIT: Duration = Duration::from_secs(30);
 
+const REST: Duration = Duration::from_secs(2);
+
 /// How a cluster begins.
 #[derive(Debug, Clone)]
 pub struct ClusterOptions {
@@ -24,6 +26,8 @@ pub struct ClusterOptions {
     pub pods: usize,
     /// Slots for the sessions over UDP.
     pub slots: u16,
+    /// Copies of each topic: as many as there are brokers, or fewer.
+    pub copies: i32,
     /// Of the balancer's choices.
     pub seed: u64,
     /// Settings of each pod that differ.
@@ -32,7 +36,7 @@ pub struct ClusterOptions {
 
 impl Default for ClusterOptions {
     fn default() -> Self {
-        Self { pods: 2, slots: 12, seed: 1, edge: EdgeOptions::default() }
+        Self { pods: 2, slots: 12, copies: 1, seed: 1, edge: EdgeOptions::default() }
     }
 }
 
@@ -69,7 +73,7 @@ impl Cluster {
     /// # Errors
     /// A pod does not start, or the slots do not find their owners.
     pub fn on(redis_url: &str, kafka: &str, options: ClusterOptions) -> Result<Self> {
-        let world = World::with_slots(redis_url, kafka, options.slots)?;
+        let world = World::with_slots(redis_url, kafka, options.slots, options.copies)?;
         let balancer = Balancer::start(&[], options.seed)?;
         let mut cluster = Self { balancer, pods: Vec::new(), world, options };
         for _ in 0..cluster.options.pods {
@@ -114,6 +118,12 @@ impl Cluster {
     #[must_use]
     pub fn pod(&self, number: usize) -> &Edge {
         &self.pods[number].edge
+    }
+
+    /// Numbers of the pods that run.
+    #[must_use]
+    pub fn running(&self) -> Vec<usize> {
+        (0..self.pods.len()).filter(|&number| self.pods[number].runs).collect()
     }
 
     /// SIGKILL; the balancer hears of it at once.
@@ -223,29 +233,24 @@ impl Cluster {
         self.owners()?.get(&slot).copied().with_context(|| format!("nobody owns slot {slot}"))
     }
 
-    /// Waits until every slot has an owner that runs, every pod that runs has slots, and a second passed without a change.
+    /// Waits until every slot has an owner that runs, and two seconds passed without a change: a pod that starts waits for one before it
+    /// takes what is its own.
     ///
     /// # Errors
     /// That does not come.
     pub fn wait_at_rest(&self) -> Result<BTreeMap<u16, usize>> {
         let mut last = None;
-        let rest = Duration::from_secs(1);
         let owners = wait_for("the slots to be at rest", REST_LIMIT, || {
             let owners = self.owners().map_err(|error| error.to_string())?;
             let all = owners.len() == usize::from(self.options.slots);
             let live = owners.values().all(|&number| self.pods[number].runs);
-            let spread = (0..self.pods.len())
-                .all(|number| !self.pods[number].runs || owners.values().any(|&owner| owner == number));
             let now = crate::clock::now();
             let (seen, since) = last.get_or_insert_with(|| (owners.clone(), now));
             if *seen != owners {
                 (*seen, *since) = (owners.clone(), now);
             }
-            if all && live && spread && now.saturating_duration_since(*since) >= rest {
-                Ok(owners)
-            } else {
-                Err(format!("{owners:?}"))
-            }
+            let rests = now.saturating_duration_since(*since) >= REST;
+            if all && live && rests { Ok(owners) } else { Err(format!("{owners:?}")) }
         })?;
         eprintln!("slots: {owners:?}");
         Ok(owners)

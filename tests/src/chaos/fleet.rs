@@ -12,7 +12,7 @@ use tokio::runtime::Runtime;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-use crate::clock::{now, wait_for};
+use crate::clock::{now, time_of_day, wait_for};
 use crate::sdk::{Streamed, payload};
 use crate::world::Credentials;
 
@@ -208,6 +208,7 @@ impl Device {
             if *self.stop.borrow() {
                 return;
             }
+            eprintln!("{} device {}: {reason}", time_of_day(), self.credentials.id);
             self.write(|log| *log.closed.entry(reason).or_default() += 1);
             tokio::time::sleep(BACKOFF).await;
         }
@@ -239,7 +240,10 @@ impl Device {
                     self.write(|log| log.sessions += 1);
                 }
                 Happening::Done => self.acknowledged(),
-                Happening::GivenUp => self.write(|log| log.given_up += 1),
+                Happening::GivenUp => {
+                    eprintln!("{} device {}: gave up {}", time_of_day(), self.credentials.id, self.next);
+                    self.write(|log| log.given_up += 1);
+                }
                 Happening::Message(_) | Happening::Rekeyed => continue,
                 Happening::Closed(reason) => return format!("{reason:?}"),
             }

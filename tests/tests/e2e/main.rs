@@ -5,6 +5,7 @@
 
 mod audit;
 mod balanced;
+mod chaos;
 mod driver;
 mod fleet;
 mod hostile_peers;

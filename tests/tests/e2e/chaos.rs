@@ -1,0 +1,203 @@
+//! Pods die, hang, go and come while devices send: what was acknowledged is there once, and the devices' sessions go on.
+
+use std::time::Duration;
+
+use sluice_bus::Topic;
+#[cfg(feature = "long")]
+use sluice_test_env::{Kafka, KafkaOptions, Redis};
+use sluice_tests::chaos::{Cluster, ClusterOptions, DeviceLog, Fleet, Verdict, size_of};
+use sluice_tests::{Recovery, Sdk, StreamPlan, Streamed, Transport};
+
+const DEVICES: usize = 20;
+const INTERVAL: Duration = Duration::from_millis(50);
+/// A device's own timers and a busy machine included.
+const PROGRESS: Duration = Duration::from_secs(30);
+/// A pod that is asked to stop gives its slots away and ends.
+const DRAIN: Duration = Duration::from_secs(30);
+
+/// Times of the devices' ways back, in a line.
+fn print_recoveries(what: &str, recoveries: &[Recovery]) {
+    let mut times: Vec<_> = recoveries.iter().filter_map(Recovery::unanswered).collect();
+    times.sort_unstable();
+    let reached = recoveries.iter().map(|recovery| recovery.reached).max();
+    let at = |share: usize| times.get(times.len() * share / 100).or_else(|| times.last()).copied();
+    eprintln!(
+        "{what}: {} of {} devices were answered; a living pod was reached within {reached:?}, and answered p50 {:?}, p99 {:?}, max {:?} later",
+        times.len(),
+        recoveries.len(),
+        at(50),
+        at(99),
+        times.last()
+    );
+}
+
+/// What must go on, beside that nothing that was acknowledged is lost, doubled, out of order, or another device's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum GoesOn {
+    /// Every session, with every message.
+    Everything,
+    /// Every session, but for messages of two frames of which one was acknowledged: the other half was with the pod that died. The device
+    /// gives the message up, and a client in C its session.
+    WholeMessages,
+    /// Devices may have had to open sessions.
+    Devices,
+}
+
+/// Twenty simulated devices and one official client over UDP on two pods; something happens to them, and all devices get further.
+fn devices_go_on(what: &str, cluster: Cluster, goes_on: GoesOn, happens: impl FnOnce(&mut Cluster, &Fleet)) {
+    let mut cluster = cluster;
+    let fleet = cluster.world().devices(DEVICES + 1).unwrap();
+    let (official, simulated) = fleet.split_last().unwrap();
+    let number = u32::try_from(DEVICES).unwrap();
+    let sdk = Sdk::start("1.2.2").unwrap();
+    let client = sdk.device(official, Transport::Udp, cluster.balancer().address());
+    client.connect().unwrap();
+    let plan = StreamPlan {
+        first: DeviceLog::first_message(number),
+        size: size_of(number),
+        interval: INTERVAL,
+        limit: Duration::from_secs(1200),
+        ..StreamPlan::default()
+    };
+    let stream = client.start_stream(&plan).unwrap();
+    let devices = Fleet::start(simulated, cluster.balancer().address(), INTERVAL).unwrap();
+    devices.wait_progress(5, PROGRESS).unwrap();
+
+    happens(&mut cluster, &devices);
+
+    devices.wait_progress(10, PROGRESS).unwrap();
+    print_recoveries(what, &cluster.balancer().recoveries());
+    cluster.print_moves().unwrap();
+    client.stop_stream().unwrap();
+    let streamed = Streamed::try_from(stream.wait().unwrap()).unwrap();
+    let mut logs = devices.stop(PROGRESS).unwrap();
+    logs.push(DeviceLog::of_stream(official.id, number, &streamed));
+    let verdict = Verdict::new(&logs, &cluster.world().committed(Topic::Telemetry).unwrap());
+    let counts = cluster.balancer().counts();
+    eprintln!("{what}: {verdict}, retransmissions {}, {counts:?}", counts.repeats);
+    assert!(verdict.is_kept(), "{verdict}");
+    let gone = match goes_on {
+        GoesOn::Everything => (verdict.handshakes, verdict.given_up),
+        GoesOn::WholeMessages => (verdict.unprovoked, verdict.whole_given_up),
+        GoesOn::Devices => (0, 0),
+    };
+    assert_eq!(
+        gone,
+        (0, 0),
+        "sessions opened anew, and messages given up, that should have gone on: {verdict}"
+    );
+}
+
+fn two_pods(seed: u64) -> Cluster {
+    Cluster::start(ClusterOptions { seed, ..ClusterOptions::default() }).unwrap()
+}
+
+/// The pod with more of the fleet's sessions, by its own count.
+fn busier(cluster: &Cluster) -> usize {
+    let opened = |pod: usize| {
+        let opened = cluster.pod(pod).metric("sluice_edge_sessions_opened_total", &["transport=\"udp\""]);
+        opened.unwrap()
+    };
+    let opened = [opened(0), opened(1)];
+    eprintln!("sessions opened by pod: {opened:?}");
+    let busier = usize::from(opened[1] > opened[0]);
+    assert!(opened[busier] >= 1.0, "nobody has sessions");
+    busier
+}
+
+#[test]
+fn sessions_of_a_killed_pod_go_on_at_another() {
+    devices_go_on("kill -9", two_pods(0xc4a0_0001), GoesOn::WholeMessages, |cluster, _| {
+        let victim = busier(cluster);
+        cluster.kill(victim);
+    });
+}
+
+#[test]
+fn sessions_of_a_draining_pod_go_on_at_another_and_its_old_flows_are_relayed() {
+    devices_go_on("drain", two_pods(0xc4a0_0002), GoesOn::WholeMessages, |cluster, _| {
+        let victim = busier(cluster);
+        let status = cluster.drain(victim, false, DRAIN).unwrap();
+        assert!(status.success(), "{status}: {}", cluster.pod(victim).log().unwrap());
+    });
+}
+
+#[test]
+fn flows_that_arrive_at_another_pod_are_relayed() {
+    devices_go_on("remap", two_pods(0xc4a0_0003), GoesOn::Everything, |cluster, devices| {
+        for seed in 1..=4 {
+            cluster.balancer().fault(&[]);
+            cluster.balancer().remap_flows(seed);
+            devices.wait_progress(3, PROGRESS).unwrap();
+        }
+        cluster.balancer().fault(&[]);
+        cluster.balancer().forget_flows();
+    });
+}
+
+#[test]
+fn a_pod_that_hangs_and_comes_back_doubles_nothing() {
+    devices_go_on("zombie", two_pods(0xc4a0_0004), GoesOn::Devices, |cluster, devices| {
+        let victim = busier(cluster);
+        cluster.pause(victim).unwrap();
+        devices.wait_progress(5, PROGRESS).unwrap();
+        print_recoveries("hang", &cluster.balancer().recoveries());
+        cluster.resume(victim).unwrap();
+        // What devices send reaches the zombie, too.
+        cluster.balancer().fault(&[]);
+        cluster.balancer().remap_flows(5);
+    });
+}
+
+#[cfg(feature = "long")]
+#[test]
+fn a_rolling_restart_loses_and_doubles_nothing() {
+    devices_go_on("rolling restart", two_pods(0xc4a0_0006), GoesOn::Devices, |cluster, devices| {
+        for old in 0..2 {
+            cluster.add().unwrap();
+            cluster.wait_at_rest().unwrap();
+            devices.wait_progress(3, PROGRESS).unwrap();
+            let status = cluster.drain(old, old == 1, DRAIN).unwrap();
+            assert!(status.success(), "{status}: {}", cluster.pod(old).log().unwrap());
+            print_recoveries("one pod drained", &cluster.balancer().recoveries());
+        }
+    });
+}
+
+/// Kills one pod after the other, now the one that has just come, now an older one.
+#[cfg(feature = "long")]
+fn kill(cluster: &mut Cluster, devices: &Fleet, kills: usize) {
+    for kill in 0..kills {
+        cluster.add().unwrap();
+        cluster.wait_at_rest().unwrap();
+        let running = cluster.running();
+        cluster.kill(running[kill % running.len()]);
+        devices.wait_progress(3, PROGRESS).unwrap();
+        print_recoveries("one pod killed", &cluster.balancer().recoveries());
+    }
+}
+
+#[cfg(feature = "long")]
+#[test]
+fn a_hundred_kills_lose_and_double_nothing() {
+    devices_go_on("kills", two_pods(0xc4a0_0007), GoesOn::Devices, |cluster, devices| {
+        kill(cluster, devices, 100);
+    });
+}
+
+#[cfg(feature = "long")]
+#[test]
+fn kills_beside_a_broker_that_dies_lose_and_double_nothing_on_three_nodes() {
+    let redis = Redis::shared().unwrap();
+    let mut kafka = Kafka::start(KafkaOptions { nodes: 3, ..KafkaOptions::default() }).unwrap();
+    let options = ClusterOptions { copies: 3, seed: 0xc4a0_0008, ..ClusterOptions::default() };
+    let cluster = Cluster::on(&redis.url(), &kafka.bootstrap(), options).unwrap();
+    devices_go_on("kills on three nodes", cluster, GoesOn::Devices, |cluster, devices| {
+        kill(cluster, devices, 3);
+        kafka.kill(1).unwrap();
+        devices.wait_progress(3, PROGRESS).unwrap();
+        kill(cluster, devices, 3);
+        kafka.restart(1).unwrap();
+        kill(cluster, devices, 3);
+    });
+}
