@@ -80,6 +80,9 @@ pub(crate) enum Sink {
     Writer(Writer),
     /// The writer of a slot, with its journal.
     Slot(SlotWriter),
+    /// The writer of a slot that takes nothing.
+    #[cfg(test)]
+    Stalled,
 }
 
 impl Sink {
@@ -87,6 +90,8 @@ impl Sink {
         match self {
             Self::Writer(writer) => writer.try_submit(group),
             Self::Slot(writer) => writer.try_submit(group),
+            #[cfg(test)]
+            Self::Stalled => Err(group),
         }
     }
 
@@ -94,6 +99,8 @@ impl Sink {
         match self {
             Self::Writer(writer) => writer.is_running(),
             Self::Slot(writer) => writer.is_running(),
+            #[cfg(test)]
+            Self::Stalled => true,
         }
     }
 
@@ -101,6 +108,8 @@ impl Sink {
         match self {
             Self::Writer(writer) => writer.shutdown(within),
             Self::Slot(writer) => writer.shutdown(within),
+            #[cfg(test)]
+            Self::Stalled => 0,
         }
     }
 }
@@ -168,6 +177,8 @@ impl Records {
                 (limits.records_per_group.get() as usize, limits.bytes_per_group.get() as usize)
             }
             Sink::Slot(_) => (2 * MIN_RECORDS, 2 * MIN_BYTES),
+            #[cfg(test)]
+            Sink::Stalled => (2 * MIN_RECORDS, 2 * MIN_BYTES),
         };
         let groups = limits.groups_per_shard.get() as usize;
         let free = (0..groups).map(|_| Filling {
@@ -205,7 +216,9 @@ impl Records {
 
     /// Whether everything that one read can give surely finds room.
     pub(crate) fn has_room(&self) -> bool {
-        !self.free.is_empty() || self.open.as_ref().is_some_and(|open| self.fits(open))
+        // A message must not overtake what the ledger is to hear first: that its session was opened.
+        self.entries.is_empty()
+            && (!self.free.is_empty() || self.open.as_ref().is_some_and(|open| self.fits(open)))
     }
 
     fn fits(&self, filling: &Filling) -> bool {
@@ -219,6 +232,8 @@ impl Records {
         match self.sink {
             Sink::Writer(_) => 1,
             Sink::Slot(_) => 2,
+            #[cfg(test)]
+            Sink::Stalled => 2,
         }
     }
 
@@ -247,7 +262,7 @@ impl Records {
         let CommitToken { epoch, seq } = message.token;
         let session = session.id.0;
         let number = LedgerEntry::Number { session, epoch, seq, fragment_open: false };
-        let journaled = matches!(self.sink, Sink::Slot(_));
+        let journaled = self.per_message() > 1;
         let (records, bytes) = (self.per_message(), KEY + payload.len() + MAX_ENTRY_BYTES);
         let open = self.room_for(records, bytes)?;
         open.group.push_telemetry(&record, open.messages.len() as u64)?;
@@ -413,5 +428,42 @@ impl Records {
         let under_way: usize = self.under_way.iter().map(|group| group.records).sum();
         let runs = self.sink.is_running();
         waiting + if runs { self.sink.shutdown(within) } else { under_way }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use sluice_bus::EventFormat;
+
+    use super::*;
+
+    #[test]
+    fn no_message_finds_room_while_the_ledger_waits_to_hear_of_a_session() {
+        let encoder = EventEncoder::new(EventFormat::Protobuf).expect("the messages are known");
+        let mut records = Records::new(Sink::Stalled, encoder, &LimitsConfig::default());
+        let counts = Counts::default();
+        assert!(records.has_room());
+        let opened = LedgerEntry::State {
+            session: [1; 16],
+            device: [2; 6],
+            birth: 1,
+            epoch: 0,
+            committed: None,
+            fragment_open: false,
+        };
+        // Until one finds no room in any group.
+        let mut added = 0;
+        while records.entries.is_empty() {
+            records.journal(&counts, opened, None);
+            records.submit(&counts);
+            added += 1;
+            assert!(added < 100_000, "groups are bounded");
+        }
+        // Room for messages would let the first one of that session overtake it.
+        records.free.push(Filling { group: Group::new(10_000, 1 << 20), messages: Vec::new(), bytes: 0 });
+        assert!(!records.has_room());
+        records.submit(&counts);
+        assert!(records.entries.is_empty() && records.has_room(), "it was heard in its turn");
+        assert_eq!(counts.value(Count::JournalEntriesLost), 0);
     }
 }
