@@ -9,46 +9,28 @@ mod common;
 use std::alloc::System;
 
 use common::device::{Attempt, await_frame, challenge, udp_socket};
-use common::{Fixture, PSK};
+use common::{Fixture, PSK, idle_sessions, nth_id};
 use sluice_edge::Count;
-use sluice_store::{NewDevice, NewKey};
-use sluice_types::Psk;
 use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
 use usmp::wire::{FrameType, Utack};
 
 #[global_allocator]
 static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
 
-/// `SLUICE_TEST_IDLE_SESSIONS` sets another number. From 25000 on two sessions of a shard are likely to draw the same name, of
-/// which the edge keeps one; the test then waits for the other in vain.
-fn sessions() -> u64 {
-    let given = std::env::var("SLUICE_TEST_IDLE_SESSIONS").ok();
-    given.map_or(8000, |number| number.parse().expect("SLUICE_TEST_IDLE_SESSIONS is a number"))
-}
-
 /// Sessions of one socket: so few that the next socket has its turn before the first SESSION_OK is repeated.
 const A_SOCKET: u64 = 20;
 
-fn id(number: u64) -> usmp::DeviceId {
-    let [.., a, b, c, d, e] = number.to_be_bytes();
-    usmp::DeviceId([2, a, b, c, d, e])
-}
-
 #[test]
 fn an_idle_udp_session_costs_about_half_a_kilobyte() {
-    let sessions = sessions();
+    let sessions = idle_sessions(8000);
     let fixture = Fixture::start();
-    for number in 0..sessions {
-        let key = NewKey::Individual(Psk::new(&PSK).expect("32 bytes"));
-        let device = NewDevice::raw(common::registered(id(number)), key);
-        fixture.runtime.block_on(fixture.store.create_device(device)).expect("a new device");
-    }
+    fixture.register_many(sessions);
     // One socket may hold many sessions: their ids tell them apart. Several, so that both shards get some, and one after
     // another, so that the PINGs to the first sessions do not meet the handshakes of the last.
     let sockets: Vec<_> = (0..sessions.div_ceil(A_SOCKET)).map(|_| udp_socket(fixture.udp())).collect();
     let connect = |number: u64| {
         let socket = &sockets[(number / A_SOCKET) as usize];
-        let attempt = Attempt::new(id(number));
+        let attempt = Attempt::new(nth_id(number));
         let challenge = challenge(socket, &attempt);
         socket.send(&attempt.hello_ack(2, &PSK, &challenge)).expect("loopback");
         await_frame(socket, FrameType::SessionOk);

@@ -10,38 +10,21 @@ use std::alloc::System;
 use std::net::TcpStream;
 
 use common::device::TcpDevice;
-use common::{Fixture, PSK};
+use common::{Fixture, PSK, idle_sessions, nth_id};
 use sluice_edge::Count;
-use sluice_store::{NewDevice, NewKey};
-use sluice_types::Psk;
 use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
 
 #[global_allocator]
 static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
 
-/// `SLUICE_TEST_IDLE_SESSIONS` sets another number; each takes two files of this process.
-fn sessions() -> u64 {
-    let given = std::env::var("SLUICE_TEST_IDLE_SESSIONS").ok();
-    given.map_or(400, |number| number.parse().expect("SLUICE_TEST_IDLE_SESSIONS is a number"))
-}
-
-fn id(number: u64) -> usmp::DeviceId {
-    let [.., a, b, c, d, e] = number.to_be_bytes();
-    usmp::DeviceId([2, a, b, c, d, e])
-}
-
 #[test]
 fn an_idle_tcp_session_that_has_spoken_costs_at_most_four_kilobytes() {
-    let sessions = sessions();
+    let sessions = idle_sessions(400);
     let fixture = Fixture::start();
-    for number in 0..sessions {
-        let key = NewKey::Individual(Psk::new(&PSK).expect("32 bytes"));
-        let device = NewDevice::raw(common::registered(id(number)), key);
-        fixture.runtime.block_on(fixture.store.create_device(device)).expect("a new device");
-    }
+    fixture.register_many(sessions);
     let mut streams: Vec<TcpStream> = Vec::with_capacity(sessions as usize);
     let mut connect = |number: u64| {
-        let mut device = TcpDevice::connect(fixture.tcp(), id(number), &PSK);
+        let mut device = TcpDevice::connect(fixture.tcp(), nth_id(number), &PSK);
         // In several fragments, so that every buffer a session may need was in use once.
         device.send(&[b'x'; 1500]);
         streams.push(device.stream);

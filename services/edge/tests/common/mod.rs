@@ -36,6 +36,18 @@ pub const fn id(number: u8) -> usmp::DeviceId {
     usmp::DeviceId([2, 0, 0, 0, 0, number])
 }
 
+/// One of more ids than a byte numbers.
+pub fn nth_id(number: u64) -> usmp::DeviceId {
+    let [.., a, b, c, d, e] = number.to_be_bytes();
+    usmp::DeviceId([2, a, b, c, d, e])
+}
+
+/// How many idle sessions a test opens: `SLUICE_TEST_IDLE_SESSIONS`, or a number of its own.
+pub fn idle_sessions(otherwise: u64) -> u64 {
+    let given = std::env::var("SLUICE_TEST_IDLE_SESSIONS").ok();
+    given.map_or(otherwise, |number| number.parse().expect("SLUICE_TEST_IDLE_SESSIONS is a number"))
+}
+
 pub const fn registered(device: usmp::DeviceId) -> sluice_types::DeviceId {
     sluice_types::DeviceId::from_bytes(device.0)
 }
@@ -75,6 +87,15 @@ impl Fixture {
         for number in 1..=count {
             let key = NewKey::Individual(Psk::new(&PSK).expect("32 bytes"));
             let device = NewDevice::raw(registered(id(number)), key);
+            self.runtime.block_on(self.store.create_device(device)).expect("a new device");
+        }
+    }
+
+    /// Registers so many devices with the ids of [`nth_id`] under [`PSK`].
+    pub fn register_many(&self, count: u64) {
+        for number in 0..count {
+            let key = NewKey::Individual(Psk::new(&PSK).expect("32 bytes"));
+            let device = NewDevice::raw(registered(nth_id(number)), key);
             self.runtime.block_on(self.store.create_device(device)).expect("a new device");
         }
     }
