@@ -142,6 +142,12 @@ impl Store {
         self.distrusted.load(Ordering::Relaxed)
     }
 
+    /// When the secrets that pods share are followed by others, and for how long they still open something.
+    #[must_use]
+    pub const fn cluster_keys(&self) -> &ClusterKeysConfig {
+        &self.cluster_keys
+    }
+
     /// Counts a value that was not used.
     pub(crate) fn distrust(&self, record: &str, error: &RecordError) {
         self.distrusted.fetch_add(1, Ordering::Relaxed);

@@ -79,6 +79,8 @@ counts! {
     SessionsSuspended = "sluice.edge.sessions.suspended";
     /// Sessions of an adopted slot whose keys nobody has: closed, the device comes again.
     SessionsOrphaned = "sluice.edge.sessions.orphaned";
+    /// Sessions of an adopted slot that had not spoken here when their device was found to have a newer one.
+    SessionsReplacedAsleep = "sluice.edge.sessions.replaced_asleep";
     /// Sessions of an adopted slot that were silent for as long as is allowed.
     SessionsExpired = "sluice.edge.sessions.expired";
     /// Sessions whose keys could not be kept for another pod, since too many writes to the store waited.

@@ -9,12 +9,11 @@ use std::time::Duration;
 use mio::{Poll, Waker};
 use opentelemetry::metrics::Meter;
 use sluice_bus::{BusConfig, BusError, EventEncoder, Writer, WriterStats};
-use sluice_store::{LogPosition, Purpose, Store};
+use sluice_store::{LogPosition, Store};
 use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use usmp::Secret;
 use usmp::crypto::AwsLc;
 
 use crate::admission::Penalties;
@@ -24,15 +23,14 @@ use crate::cluster::{
 };
 use crate::config::{EdgeConfig, EdgeConfigError};
 use crate::counts::{self, Counts};
-use crate::fleet::Fleet;
+use crate::fleet::{Across, Fleet};
 use crate::handle::{Addresses, EdgeHandle};
 use crate::link::{Relayed, ShardLink, SlotNews, ToCluster, ToFleet, ToShard};
 use crate::lookups::Lookups;
 use crate::revocations;
-use crate::session_ids::SessionIds;
+use crate::secrets::Secrets;
 use crate::shard::{
     Cookies, Core, Inputs, Parts, PeerShard, Places, Records, Relay, Senders, Shard, Sink, Slots, WAKER,
-    random_secret,
 };
 use crate::sockets::{BindError, ShardSockets, bind};
 
@@ -48,8 +46,6 @@ const RELAYED: usize = 256;
 const SLOTS_GIVEN_UP: usize = 1024;
 /// Groups of slots that come back to a shard and wait: more than the slots of one shard have.
 const SLOT_NEWS: usize = 4096;
-/// How long a session's record outlives twice the silence that is allowed.
-const RECORD_MARGIN: Duration = Duration::from_secs(600);
 /// Time kept back of a drain's deadline for the end of the threads.
 const RESERVE: Duration = Duration::from_millis(500);
 
@@ -139,6 +135,8 @@ struct Shared {
     cluster: Option<mpsc::Sender<ToCluster>>,
     /// How far the revocation log is applied here.
     applied: watch::Sender<LogPosition>,
+    /// The way to sessions at other pods.
+    across: Option<Across>,
     /// Called by the writers' threads for each group.
     settling: fn(),
 }
@@ -160,8 +158,10 @@ impl Edge {
         let prepared = Self::bind(&config)?;
         let (map, _) = watch::channel(Arc::new(SlotMap::alone(config.shard_count() as u16)));
         let (applied, _) = watch::channel(LogPosition::START);
-        let shared = Shared { map, senders: None, keepers: None, cluster: None, applied, settling };
-        Self::assemble(config, deps, Clock::start(), prepared, shared, Secrets::own()?, TaskTracker::new())
+        let secrets = Secrets::own().ok_or_else(|| io::Error::other("no random bytes"))?;
+        let shared =
+            Shared { map, senders: None, keepers: None, cluster: None, applied, across: None, settling };
+        Self::assemble(config, deps, Clock::start(), prepared, shared, secrets, TaskTracker::new())
     }
 
     /// The same as one of many pods, if `edge.cluster` says so: sessions over UDP outlive it.
@@ -198,19 +198,23 @@ impl Edge {
         });
         let ports: Vec<_> = ports.collect();
         let (to_cluster, from_shards) = mpsc::channel(SLOTS_GIVEN_UP);
-        let ttl = 2 * config.session.udp_idle_timeout + RECORD_MARGIN;
-        let keepers = KeeperPool::new(deps.store.clone(), ttl, Handle::current(), tasks.clone());
+        let idle = config.session.udp_idle_timeout;
+        let keepers = KeeperPool::new(deps.store.clone(), idle, Handle::current(), tasks.clone());
+        let across = Across::new(linked.peers().clone(), map.subscribe());
         let shared = Shared {
             map,
             senders: Some(linked.peers().senders()),
             keepers: Some(keepers),
             cluster: Some(to_cluster),
             applied,
+            across: Some(across),
             settling: || {},
         };
-        let secrets = Secrets::shared(&parts)?;
+        let none = || io::Error::other("no secret of the cluster is in force");
+        let secrets = Secrets::shared(parts.secrets()).ok_or_else(none)?;
         let mut edge = Self::assemble(config, deps, clock, prepared, shared, secrets, tasks)?;
-        edge.joined = Some(linked.serve(ports, from_shards));
+        let commands = edge.handle.commands.clone();
+        edge.joined = Some(linked.serve(ports, from_shards, commands));
         Ok(edge)
     }
 
@@ -228,10 +232,11 @@ impl Edge {
         deps: &Deps,
         clock: Clock,
         prepared: Vec<Prepared>,
-        shared: Shared,
+        mut shared: Shared,
         secrets: Secrets,
         tasks: TaskTracker,
     ) -> Result<Self, StartError> {
+        let across = shared.across.take();
         let count = prepared.len();
         let addresses = addresses(&prepared)?;
         let counts: Arc<[Arc<Counts>]> = (0..count).map(|_| Arc::new(Counts::default())).collect();
@@ -266,7 +271,7 @@ impl Edge {
         tasks.spawn(alarmed(Alarm(Arc::clone(&failure)), following));
         tasks.spawn(revocations::report(deps.store.clone(), config.name(), seen, stop.clone()));
         let half_open = config.session.half_open_per_device.get() as usize;
-        let fleet = Fleet::new(deps.store.clone(), clock, links, half_open, applied, tasks.clone());
+        let fleet = Fleet::new(deps.store.clone(), clock, links, half_open, applied, tasks.clone(), across);
         tasks.spawn(alarmed(Alarm(failure), fleet.run(from_shards, asked, revocations)));
         let handle = EdgeHandle { addresses, commands, counts };
         let writers = shards.iter().map(|shard| Arc::clone(&shard.writer)).collect();
@@ -403,31 +408,6 @@ impl Drop for Alarm {
             // In a drain nobody listens any more.
             let _ = failure.send(());
         }
-    }
-}
-
-/// What names sessions and cookies, and answers unknown devices.
-struct Secrets {
-    ids: SessionIds,
-    cookies: Secret<32>,
-    decoy: Secret<32>,
-}
-
-impl Secrets {
-    /// Nobody else's.
-    fn own() -> Result<Self, StartError> {
-        let secret = || random_secret().ok_or_else(|| io::Error::other("no random bytes"));
-        Ok(Self { ids: SessionIds::new(secret()?, 0), cookies: secret()?, decoy: secret()? })
-    }
-
-    /// Those of all pods.
-    fn shared(parts: &ClusterParts) -> Result<Self, StartError> {
-        let none = || io::Error::other("no secret of the cluster is in force");
-        Ok(Self {
-            ids: parts.session_ids().ok_or_else(none)?,
-            cookies: parts.secret(Purpose::Cookie).ok_or_else(none)?,
-            decoy: parts.secret(Purpose::Decoy).ok_or_else(none)?,
-        })
     }
 }
 

@@ -2,6 +2,7 @@
 //!
 //! One task owns the directory. It hears of each session four times in its life, never of a packet.
 
+mod across;
 mod directory;
 
 use std::collections::HashMap;
@@ -9,12 +10,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sluice_proto::events::v1::CloseReason;
-use sluice_store::{KeyLookup, LogPosition, RevocationBatch, Store, StoreError};
-use sluice_types::{DeviceEpoch, DeviceId};
+use sluice_store::{Claim, KeyLookup, LogPosition, RevocationBatch, Store, StoreError};
+use sluice_types::{DeviceEpoch, DeviceId, SessionId};
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio_util::task::TaskTracker;
 use usmp::Instant;
 
+pub(crate) use self::across::Across;
+use self::across::Holder;
 use self::directory::Directory;
 use crate::clock::Clock;
 use crate::link::{Command, SendError, SessionRef, ShardLink, ToFleet, ToShard};
@@ -31,6 +34,8 @@ const STORE_CALLS: usize = 64;
 /// What store calls give back.
 enum Answer {
     Epoch { device: DeviceId, session: SessionRef, epoch: Result<DeviceEpoch, StoreError> },
+    Claim { device: DeviceId, session: SessionRef, id: SessionId, claim: Result<Claim, StoreError> },
+    Holder { device: DeviceId, session: SessionRef, holder: Result<Holder, StoreError> },
     MayConnect { device: DeviceId, answer: Result<KeyLookup, StoreError> },
 }
 
@@ -49,6 +54,8 @@ pub(crate) struct Fleet {
     answers: mpsc::Sender<Answer>,
     answered: mpsc::Receiver<Answer>,
     tasks: TaskTracker,
+    /// Where devices may have sessions at other pods.
+    across: Option<Across>,
 }
 
 impl Fleet {
@@ -59,6 +66,7 @@ impl Fleet {
         half_open_per_device: usize,
         applied: watch::Sender<LogPosition>,
         tasks: TaskTracker,
+        across: Option<Across>,
     ) -> Self {
         let (answers, answered) = mpsc::channel(STORE_CALLS);
         Self {
@@ -74,6 +82,7 @@ impl Fleet {
             answers,
             answered,
             tasks,
+            across,
         }
     }
 
@@ -84,6 +93,8 @@ impl Fleet {
         mut commands: mpsc::Receiver<Command>,
         mut revocations: mpsc::Receiver<RevocationBatch>,
     ) {
+        let mut each = tokio::time::interval(across::EACH);
+        each.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             tokio::select! {
                 message = from_shards.recv() => match message {
@@ -93,22 +104,28 @@ impl Fleet {
                 Some(command) = commands.recv() => self.command(command).await,
                 Some(batch) = revocations.recv() => self.apply(batch).await,
                 Some(answer) = self.answered.recv() => self.answer(answer).await,
+                _ = each.tick(), if self.across.is_some() => self.renew_some(),
             }
         }
     }
 
     async fn heard(&mut self, message: ToFleet) {
         match message {
-            ToFleet::Born { session, device, looked_up } => self.born(session, device, looked_up).await,
+            ToFleet::Born { session, device, id, looked_up } => {
+                self.born(session, device, id, looked_up).await;
+            }
             ToFleet::Established { session, device } => self.established(session, device),
-            ToFleet::Resumed { session, device, established } => {
-                self.resumed(session, device, established).await;
+            ToFleet::Resumed { session, device, id, established, epoch } => {
+                self.resumed(session, device, (id, epoch), established).await;
             }
             ToFleet::Parted { session, device, mark } => {
                 self.directory.parted(session, device, mark);
                 self.let_go(device).await;
             }
-            ToFleet::Ended { session, device } => {
+            ToFleet::Ended { session, device, moved } => {
+                if !moved {
+                    self.release(session, device);
+                }
                 self.directory.ended(session, device);
                 self.let_go(device).await;
             }
@@ -129,8 +146,8 @@ impl Fleet {
         }
     }
 
-    async fn born(&mut self, session: SessionRef, device: DeviceId, looked_up: Instant) {
-        self.directory.born(session, device);
+    async fn born(&mut self, session: SessionRef, device: DeviceId, id: SessionId, looked_up: Instant) {
+        self.directory.born(session, device, id);
         // A revocation that came between the look-up and now found no session to close.
         if self.revoked.get(&device).is_some_and(|&at| at >= looked_up) {
             self.close(session, CloseReason::Revoked).await;
@@ -146,16 +163,26 @@ impl Fleet {
     }
 
     /// A session came from another pod. A newer one of its device may be here already.
-    async fn resumed(&mut self, session: SessionRef, device: DeviceId, established: bool) {
-        let is_older = self.directory.current(device).is_some();
+    async fn resumed(
+        &mut self,
+        session: SessionRef,
+        device: DeviceId,
+        (id, epoch): (SessionId, DeviceEpoch),
+        established: bool,
+    ) {
         // Its keys were looked up once, at another pod: every revocation that is remembered came later, as far as we know, and
         // the store knows of the others.
-        self.born(session, device, Instant::ZERO).await;
+        self.born(session, device, id, Instant::ZERO).await;
         self.check_again(device);
-        if is_older {
-            self.close(session, CloseReason::TakenOver).await;
-        } else if established {
-            self.directory.established(session, device);
+        let ends = self.directory.resumed(session, device, epoch);
+        if let Some(ends) = ends {
+            self.close(ends, CloseReason::TakenOver).await;
+        }
+        if ends != Some(session) {
+            if established {
+                self.directory.established(session, device);
+            }
+            self.ask_whether_it_holds(session, device);
         }
     }
 
@@ -165,9 +192,16 @@ impl Fleet {
             return;
         }
         let store = self.store.clone();
-        self.ask(
-            async move { Answer::Epoch { device, session, epoch: store.take_device_epoch(device).await } },
-        );
+        let Some((me, id)) = self.across.as_ref().map(Across::me).zip(self.directory.id(session, device))
+        else {
+            return self.ask(async move {
+                Answer::Epoch { device, session, epoch: store.take_device_epoch(device).await }
+            });
+        };
+        self.ask(async move {
+            let claim = store.claim_device(device, me, id, across::HOLD).await;
+            Answer::Claim { device, session, id, claim }
+        });
     }
 
     fn ask(&self, question: impl Future<Output = Answer> + Send + 'static) {
@@ -183,15 +217,11 @@ impl Fleet {
     async fn answer(&mut self, answer: Answer) {
         match answer {
             Answer::Epoch { device, session, epoch } => {
-                let epoch = match epoch {
-                    Ok(epoch) => epoch.0,
-                    Err(error) => {
-                        tracing::warn!(%error, "take-over goes by the order of arrival in this process alone");
-                        0
-                    }
-                };
+                let epoch = epoch.inspect_err(not_numbered).map_or(0, |epoch| epoch.0);
                 self.take_over(device, session, epoch).await;
             }
+            Answer::Claim { device, session, id, claim } => self.claimed(device, session, id, claim).await,
+            Answer::Holder { device, session, holder } => self.found_holder(device, session, holder).await,
             Answer::MayConnect { device, answer } => match answer {
                 Ok(KeyLookup::Known(_)) => {}
                 Ok(_) => self.close_all(device, CloseReason::Revoked).await,
@@ -247,12 +277,13 @@ impl Fleet {
         }
     }
 
-    async fn command(&self, command: Command) {
+    async fn command(&mut self, command: Command) {
         match command {
             Command::Connected { device, reply } => {
                 // Whoever asked may have gone.
                 let _ = reply.send(self.directory.current(device).is_some());
             }
+            Command::Displaced { device, session, by } => self.displaced(device, session, by).await,
             Command::Send { device, payload, done } => {
                 let found = self.directory.current(device);
                 let Some((session, shard)) =
@@ -265,4 +296,8 @@ impl Fleet {
             }
         }
     }
+}
+
+fn not_numbered(error: &StoreError) {
+    tracing::warn!(%error, "take-over goes by the order of arrival in this process alone");
 }

@@ -25,6 +25,7 @@ mod path;
 mod process;
 mod proxy;
 mod revocations;
+mod secrets;
 mod security;
 mod session_ids;
 mod shard;

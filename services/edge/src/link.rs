@@ -7,12 +7,13 @@ use mio::Waker;
 use sluice_bus::{Group, SessionState, SlotWriter};
 use sluice_proto::events::v1::CloseReason;
 use sluice_store::{KeyLookup, SessionRecord};
-use sluice_types::{DeviceId, PodId, SessionId};
+use sluice_types::{DeviceEpoch, DeviceId, PodId, SessionId};
 use tokio::sync::{mpsc, oneshot};
 use usmp::Instant;
 use usmp::server::CommitToken;
 
 use crate::path::Path;
+use crate::secrets::Secrets;
 use crate::udp_io::SLOT;
 
 /// A session, by where it lives. `serial` tells it from others that had the same place before.
@@ -42,6 +43,12 @@ pub(crate) enum ToShard {
     Close { session: SessionRef, reason: CloseReason },
     /// Bring this to the device.
     Send { session: SessionRef, payload: Box<[u8]>, done: SendReply },
+    /// The store gave this session its number among those of its device; `clone_suspected` when they keep displacing each other.
+    Claimed { session: SessionRef, epoch: DeviceEpoch, clone_suspected: bool },
+    /// The device has a newer session: this one is over, should it sleep here.
+    CloseSleeping { device: DeviceId, session: SessionId },
+    /// The secrets that all pods share have changed.
+    Secrets(Box<Secrets>),
     /// A slot is this shard's now.
     SlotAdopted(Box<AdoptedSlot>),
     /// Commit what was taken for this slot by then, and give it up.
@@ -106,15 +113,15 @@ pub(crate) enum ToCluster {
 #[derive(Debug)]
 pub(crate) enum ToFleet {
     /// A device proved its key; its keys were looked up at `looked_up`.
-    Born { session: SessionRef, device: DeviceId, looked_up: Instant },
+    Born { session: SessionRef, device: DeviceId, id: SessionId, looked_up: Instant },
     /// A sealed frame of it was authentic: the session is the device's from now on.
     Established { session: SessionRef, device: DeviceId },
     /// No message of it is handed over any more. What was lies in the groups of its writer up to `mark`; 0 when all of it is settled.
     Parted { session: SessionRef, device: DeviceId, mark: u64 },
     /// This pod goes on with a session that another one had.
-    Resumed { session: SessionRef, device: DeviceId, established: bool },
-    /// It is over.
-    Ended { session: SessionRef, device: DeviceId },
+    Resumed { session: SessionRef, device: DeviceId, id: SessionId, established: bool, epoch: DeviceEpoch },
+    /// It is over here; elsewhere it goes on if its slot `moved`.
+    Ended { session: SessionRef, device: DeviceId, moved: bool },
     /// The groups of a writer up to this one are settled. Told while somebody may wait for it.
     Settled { writer: u16, up_to: u64 },
 }
@@ -122,8 +129,21 @@ pub(crate) enum ToFleet {
 /// What the fleet is asked from outside.
 #[derive(Debug)]
 pub(crate) enum Command {
-    Send { device: DeviceId, payload: Box<[u8]>, done: SendReply },
-    Connected { device: DeviceId, reply: oneshot::Sender<bool> },
+    Send {
+        device: DeviceId,
+        payload: Box<[u8]>,
+        done: SendReply,
+    },
+    Connected {
+        device: DeviceId,
+        reply: oneshot::Sender<bool>,
+    },
+    /// Another pod has a newer session of the device, of this number.
+    Displaced {
+        device: DeviceId,
+        session: SessionId,
+        by: DeviceEpoch,
+    },
 }
 
 /// Where the outcome of a send goes.

@@ -25,6 +25,9 @@ const CALLS: usize = 64;
 /// How long a write is tried. A device that waits for one repeats its frame.
 const PATIENCE: Duration = Duration::from_secs(30);
 
+/// How long a session's record outlives twice the silence that is allowed.
+const MARGIN: Duration = Duration::from_secs(600);
+
 /// Pause between tries, doubled up to a second.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 
@@ -40,8 +43,9 @@ pub(crate) struct KeeperPool {
 }
 
 impl KeeperPool {
-    /// Records live for `ttl` after they were last written.
-    pub(crate) fn new(store: Store, ttl: Duration, runtime: Handle, tasks: TaskTracker) -> Arc<Self> {
+    /// Records live for a while after they were last written: a session that a dead pod had may be silent for `idle` at its next one.
+    pub(crate) fn new(store: Store, idle: Duration, runtime: Handle, tasks: TaskTracker) -> Arc<Self> {
+        let ttl = 2 * idle + MARGIN;
         let (calls, waiting) = (Semaphore::new(CALLS), AtomicUsize::new(0));
         Arc::new(Self { store, calls, waiting, ttl, runtime, tasks })
     }
@@ -57,6 +61,12 @@ pub(crate) struct Keeper {
 impl Keeper {
     pub(crate) const fn new(pool: Arc<KeeperPool>, shard: ShardLink) -> Self {
         Self { pool, shard }
+    }
+
+    /// Within this time each live session's record is to be written again. What is left of it then outlasts the silence that is
+    /// allowed, and the key that it is sealed under is not destroyed before.
+    pub(crate) fn rewritten_within(&self) -> Duration {
+        rewritten_within(self.pool.ttl, self.pool.store.cluster_keys().keep)
     }
 
     /// Asks for a session's record; the answer comes as [`ToShard::SessionFound`]. `false` when too many questions wait.
@@ -142,6 +152,10 @@ impl KeeperPool {
     }
 }
 
+fn rewritten_within(ttl: Duration, keep: Duration) -> Duration {
+    (ttl / 2).min(keep / 2)
+}
+
 /// The secrets of a session for its record.
 pub(crate) fn for_the_store(secrets: &SessionSecrets, now: Timestamp) -> (SessionKeys, Option<LastRekey>) {
     let last = secrets.last_rekey.as_ref().map(|last| LastRekey {
@@ -209,6 +223,20 @@ mod tests {
             key_epoch: KeyEpoch(1),
             opened: Timestamp::from_system_time(std::time::UNIX_EPOCH),
         }
+    }
+
+    #[test]
+    fn a_record_is_written_again_before_it_or_its_key_is_gone() {
+        let (hour, idle) = (Duration::from_secs(3600), Duration::from_secs(3600));
+        let ttl = 2 * idle + MARGIN;
+        let each = rewritten_within(ttl, 3 * hour);
+        assert_eq!(each, Duration::from_secs(3900), "as configured by default");
+        assert!(
+            ttl - each > idle,
+            "a session that falls silent right before it is due is found until it is over"
+        );
+        assert_eq!(rewritten_within(ttl, hour), hour / 2);
+        assert_eq!(rewritten_within(2 * (24 * hour) + MARGIN, 3 * hour), 3 * hour / 2);
     }
 
     #[test]

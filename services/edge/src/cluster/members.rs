@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use sluice_peers::{Member, PeerSecret, PeerSecrets, PeersHandle};
-use sluice_store::{ClusterSecrets, LogPosition, PodRecord, Purpose, Store, StoreError};
+use sluice_peers::{Member, PeersHandle};
+use sluice_store::{LogPosition, PodRecord, Store, StoreError};
 use sluice_types::{PodId, Timestamp};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -33,26 +33,16 @@ pub(super) fn member(record: &PodRecord) -> Member {
     }
 }
 
-/// The secrets of peer links out of the cluster's.
-pub(super) fn peer_secrets(secrets: &ClusterSecrets) -> Option<PeerSecrets> {
-    let of = |id| secrets.secret(id, Purpose::PeerCa).map(|secret| PeerSecret::from_bytes(*secret.expose()));
-    let current = of(secrets.current_id())?;
-    let others = secrets.ids().filter(|&id| id != secrets.current_id()).filter_map(of);
-    Some(PeerSecrets::new(current, others))
-}
-
 /// Until told to stop; then the record goes. While the store does not answer, the members stay as they were.
 pub(super) async fn tell_and_listen(
     store: Store,
     myself: Myself,
     peers: PeersHandle,
     members: watch::Sender<Vec<Member>>,
-    secrets: watch::Sender<PeerSecrets>,
     stop: CancellationToken,
 ) {
     let mut each = tokio::time::interval(EACH);
     each.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    let mut version = None;
     let mut failing = false;
     loop {
         tokio::select! {
@@ -69,14 +59,7 @@ pub(super) async fn tell_and_listen(
                 if !std::mem::replace(&mut failing, true) {
                     tracing::warn!(%error, "the store does not answer about other pods; links and sessions go on");
                 }
-                continue;
             }
-        }
-        if let Ok(found) = store.cluster_secrets().await
-            && version.replace(found.version()) != Some(found.version())
-            && let Some(new) = peer_secrets(&found)
-        {
-            secrets.send_replace(new);
         }
     }
     if let Err(error) = store.retire_pod(myself.pod).await {

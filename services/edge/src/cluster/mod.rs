@@ -5,6 +5,7 @@ mod inbound;
 mod keeper;
 mod members;
 mod owner;
+mod ring;
 mod slot_map;
 mod start;
 

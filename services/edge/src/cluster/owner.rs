@@ -20,7 +20,7 @@ use super::inbound::FromPeers;
 use super::slot_map::{Place, SlotMap};
 use super::start::ShardPort;
 use crate::clock::Clock;
-use crate::link::{AdoptedSlot, SlotNews, ToCluster, ToShard};
+use crate::link::{AdoptedSlot, Command, SlotNews, ToCluster, ToShard};
 
 /// How often everything is looked at, beside what happens.
 const LOOK: Duration = Duration::from_millis(100);
@@ -125,6 +125,7 @@ impl Owners {
         mut from_peers: mpsc::Receiver<FromPeers>,
         mut from_shards: mpsc::Receiver<ToCluster>,
         mut drain: mpsc::Receiver<oneshot::Sender<()>>,
+        fleet: mpsc::Sender<Command>,
     ) {
         let (done, mut adopted) = mpsc::channel::<AdoptionResult>(AT_ONCE);
         let mut view = self.peers.view();
@@ -134,7 +135,7 @@ impl Owners {
         pulse.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             tokio::select! {
-                Some(message) = from_peers.recv() => self.heard(message).await,
+                Some(message) = from_peers.recv() => self.heard(message, &fleet).await,
                 message = from_shards.recv() => match message {
                     Some(message) => self.left(message).await,
                     None => return,
@@ -153,7 +154,7 @@ impl Owners {
         }
     }
 
-    async fn heard(&mut self, message: FromPeers) {
+    async fn heard(&mut self, message: FromPeers, fleet: &mpsc::Sender<Command>) {
         match message {
             FromPeers::Changed => {}
             FromPeers::LinkUp(pod) => {
@@ -175,6 +176,11 @@ impl Owners {
                         found.owner = None;
                         found.not_before = None;
                     }
+                }
+                Control::CloseSession { device, session, epoch, .. } => {
+                    // The fleet waits for shards alone, and they for nobody.
+                    let _gone_at_the_end =
+                        fleet.send(Command::Displaced { device, session, by: epoch }).await;
                 }
                 _ => {}
             },

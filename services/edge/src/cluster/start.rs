@@ -8,21 +8,20 @@ use std::time::Duration;
 use mio::Waker;
 use sluice_bus::{BusConfig, BusError};
 use sluice_peers::{Member, PeerConfig, Peers, PeersHandle};
-use sluice_store::{ClusterSecrets, LogPosition, Purpose, Store, StoreError};
+use sluice_store::{ClusterSecrets, LogPosition, Store, StoreError};
 use sluice_types::PodId;
 use tokio::runtime::Runtime;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
-use usmp::Secret;
 
 use super::inbound::Links;
-use super::members::{Myself, member, peer_secrets, tell_and_listen};
+use super::members::{Myself, member, tell_and_listen};
 use super::owner::{Beginning, Owners};
+use super::ring::{follow_ring, hand_out, peer_secrets};
 use super::slot_map::{Place, SlotMap};
 use crate::clock::Clock;
 use crate::config::ClusterConfig;
-use crate::link::{ShardLink, SlotNews, ToCluster};
-use crate::session_ids::SessionIds;
+use crate::link::{Command, ShardLink, SlotNews, ToCluster};
 use crate::shard::{PeerShard, random};
 
 /// How the links look up the owner of a slot.
@@ -73,21 +72,9 @@ impl ClusterParts {
         Ok(Self { secrets, slots })
     }
 
-    pub(crate) fn session_ids(&self) -> Option<SessionIds> {
-        let of = |id| self.secrets.secret(id, Purpose::SessionIdTag).map(|key| Secret::new(*key.expose()));
-        let current = self.secrets.current_id();
-        let mut ids = SessionIds::new(of(current)?, current);
-        for id in self.secrets.ids().filter(|&id| id != current) {
-            if let Some(key) = of(id) {
-                ids.add(key, id);
-            }
-        }
-        Some(ids)
-    }
-
-    pub(crate) fn secret(&self, purpose: Purpose) -> Option<Secret<32>> {
-        let secret = self.secrets.secret(self.secrets.current_id(), purpose)?;
-        Some(Secret::new(*secret.expose()))
+    /// The secrets at the start; shards hear of later ones.
+    pub(crate) const fn secrets(&self) -> &ClusterSecrets {
+        &self.secrets
     }
 
     /// Nobody is known to serve anything yet.
@@ -130,6 +117,7 @@ pub(crate) struct Linked {
     beginning: Beginning,
     from_peers: mpsc::Receiver<super::inbound::FromPeers>,
     drains: mpsc::Receiver<oneshot::Sender<()>>,
+    ring: watch::Receiver<ClusterSecrets>,
 }
 
 /// Opens the links to the other pods.
@@ -151,6 +139,7 @@ pub(crate) async fn join(joining: Joining<'_>) -> Result<Linked, JoinError> {
     let (cluster, from_peers) = mpsc::channel(FROM_PEERS);
     let (members_tx, members) = watch::channel(known_members(&store).await);
     let (secrets_tx, secrets) = watch::channel(secrets);
+    let (ring_tx, ring) = watch::channel(parts.secrets.clone());
     let (draining, drains_seen) = watch::channel(false);
     let links = Arc::new(Links { shards, slots: map.subscribe(), cluster });
     let mut peer_config = PeerConfig::new(config.listen, config.advertised());
@@ -177,20 +166,14 @@ pub(crate) async fn join(joining: Joining<'_>) -> Result<Linked, JoinError> {
         draining: drains_seen,
         applied,
     };
-    runtime.spawn(tell_and_listen(
-        store.clone(),
-        myself,
-        handle.clone(),
-        members_tx,
-        secrets_tx,
-        stop.clone(),
-    ));
+    runtime.spawn(tell_and_listen(store.clone(), myself, handle.clone(), members_tx, stop.clone()));
+    runtime.spawn(follow_ring(store.clone(), ring_tx, secrets_tx, stop.clone()));
     let (drain, drains) = mpsc::channel(1);
     let slots = parts.slots;
     let beginning =
         Beginning { me, bus, store, clock, peers: handle.clone(), shards: Vec::new(), map, draining, slots };
     let joined = Joined { peers: Some(peers), handle, drain, stop, runtime: Some(runtime) };
-    Ok(Linked { joined, beginning, from_peers, drains })
+    Ok(Linked { joined, beginning, from_peers, drains, ring })
 }
 
 /// Who is there already, so that the links to them stand before anything is adopted.
@@ -210,11 +193,18 @@ impl Linked {
     }
 
     /// Serves slots by these shards from now on.
-    pub(crate) fn serve(self, shards: Vec<ShardPort>, from_shards: mpsc::Receiver<ToCluster>) -> Joined {
-        let Self { joined, beginning, from_peers, drains } = self;
+    pub(crate) fn serve(
+        self,
+        shards: Vec<ShardPort>,
+        from_shards: mpsc::Receiver<ToCluster>,
+        fleet: mpsc::Sender<Command>,
+    ) -> Joined {
+        let Self { joined, beginning, from_peers, drains, ring } = self;
         if let Some(runtime) = &joined.runtime {
+            let links = shards.iter().map(|shard| shard.link.clone()).collect();
+            runtime.spawn(hand_out(ring, links));
             let owners = Owners::new(Beginning { shards, ..beginning });
-            runtime.spawn(owners.run(from_peers, from_shards, drains));
+            runtime.spawn(owners.run(from_peers, from_shards, drains, fleet));
         }
         joined
     }

@@ -6,7 +6,7 @@
 use std::collections::{HashMap, VecDeque};
 
 use sluice_proto::events::v1::CloseReason;
-use sluice_types::DeviceId;
+use sluice_types::{DeviceEpoch, DeviceId, SessionId};
 
 use crate::link::SessionRef;
 
@@ -23,6 +23,8 @@ enum Turn {
 #[derive(Debug, Clone, Copy)]
 struct Entry {
     session: SessionRef,
+    /// What other pods know it by.
+    id: SessionId,
     turn: Turn,
     established: bool,
     /// It was told to end for another one, and takes nothing over any more.
@@ -36,6 +38,11 @@ struct Entry {
 }
 
 impl Entry {
+    /// Whether the store gave it a number, and it was not told to end since.
+    const fn holds(&self) -> bool {
+        self.epoch != 0 && !self.replaced && !self.ended
+    }
+
     /// Whether another session of the device might overtake it through another writer.
     fn concerns(&self, session: SessionRef) -> bool {
         self.session != session && self.session.writer() != session.writer() && self.turn != Turn::Parted
@@ -143,9 +150,10 @@ pub(super) struct Directory {
 }
 
 impl Directory {
-    pub(super) fn born(&mut self, session: SessionRef, device: DeviceId) {
+    pub(super) fn born(&mut self, session: SessionRef, device: DeviceId, id: SessionId) {
         let entry = Entry {
             session,
+            id,
             turn: Turn::Waits,
             established: false,
             replaced: false,
@@ -271,6 +279,57 @@ impl Directory {
         ends
     }
 
+    /// A session came from another pod, with the number that it was given there, or 0. Gives the session that ends for it, or itself
+    /// when the device has a newer one here, or one whose number nobody knows.
+    pub(super) fn resumed(
+        &mut self,
+        session: SessionRef,
+        device: DeviceId,
+        epoch: DeviceEpoch,
+    ) -> Option<SessionRef> {
+        let current = self.current(device);
+        self.entry(session, device)?.epoch = epoch.0;
+        let current = self.entry(current?, device)?;
+        let ends = if current.epoch != 0 && current.epoch < epoch.0 { current.session } else { session };
+        self.entry(ends, device)?.replaced = true;
+        Some(ends)
+    }
+
+    /// Another pod has a session of the device with this number: gives the one of this id here, if it is an older one that goes on.
+    pub(super) fn displaced(
+        &mut self,
+        device: DeviceId,
+        id: SessionId,
+        by: DeviceEpoch,
+    ) -> Option<SessionRef> {
+        let entries = self.devices.get_mut(&device)?.as_mut_slice();
+        let goes_on = |entry: &&mut Entry| entry.id == id && !entry.ended && !entry.replaced;
+        let entry = entries.iter_mut().find(goes_on).filter(|entry| entry.epoch < by.0)?;
+        entry.replaced = true;
+        Some(entry.session)
+    }
+
+    /// The id of a session that has not ended.
+    pub(super) fn id(&self, session: SessionRef, device: DeviceId) -> Option<SessionId> {
+        let mut entries = self.entries(device).iter();
+        entries.find(|entry| entry.session == session && !entry.ended).map(|entry| entry.id)
+    }
+
+    /// The id and number of a session that holds its device as far as is known here.
+    pub(super) fn holds(&self, session: SessionRef, device: DeviceId) -> Option<(SessionId, DeviceEpoch)> {
+        let mut entries = self.entries(device).iter();
+        let entry = entries.find(|entry| entry.session == session && entry.holds())?;
+        Some((entry.id, DeviceEpoch(entry.epoch)))
+    }
+
+    /// All sessions that hold their device.
+    pub(super) fn holders(&self) -> impl Iterator<Item = (DeviceId, SessionRef)> {
+        self.devices.iter().flat_map(|(device, sessions)| {
+            let holders = sessions.as_slice().iter().filter(|entry| entry.holds());
+            holders.map(|entry| (*device, entry.session))
+        })
+    }
+
     /// The session that counts as the device's: the one established last.
     pub(super) fn current(&self, device: DeviceId) -> Option<SessionRef> {
         let live = self.entries(device).iter().filter(|entry| entry.established && !entry.ended);
@@ -313,11 +372,15 @@ mod tests {
         SessionRef { shard, tcp: true, index: serial, serial }
     }
 
+    fn id(session: SessionRef) -> SessionId {
+        SessionId::from_bytes([session.serial as u8; 16])
+    }
+
     /// A directory with one session that writes.
     fn with_one() -> (Directory, SessionRef) {
         let mut directory = Directory::default();
         let old = session(0, 1);
-        directory.born(old, DEVICE);
+        directory.born(old, DEVICE, id(old));
         assert_eq!(directory.next_turn(DEVICE), Some(old), "nobody is before the first session");
         assert!(directory.established(old, DEVICE));
         assert!(directory.take_over(old, DEVICE, 1).is_empty());
@@ -333,7 +396,7 @@ mod tests {
     fn a_newer_session_of_another_writer_waits_until_the_older_one_is_settled() {
         let (mut directory, old) = with_one();
         let new = session(1, 2);
-        directory.born(new, DEVICE);
+        directory.born(new, DEVICE, id(new));
         assert_eq!(directory.next_turn(DEVICE), None, "the older one still writes");
         assert!(directory.established(new, DEVICE));
         assert_eq!(directory.take_over(new, DEVICE, 2), [(old, CloseReason::TakenOver)]);
@@ -352,10 +415,10 @@ mod tests {
         let (mut directory, old) = with_one();
         end(&mut directory, old, 3);
         let (same, other) = (session(0, 2), session(1, 3));
-        directory.born(same, DEVICE);
+        directory.born(same, DEVICE, id(same));
         assert_eq!(directory.next_turn(DEVICE), Some(same), "the same writer keeps the order");
         end(&mut directory, same, 4);
-        directory.born(other, DEVICE);
+        directory.born(other, DEVICE, id(other));
         assert_eq!(directory.next_turn(DEVICE), None);
         assert!(directory.settled(0, 3).is_empty(), "the second one's are open");
         assert_eq!(directory.settled(0, 4), [DEVICE]);
@@ -366,9 +429,9 @@ mod tests {
     fn a_half_open_session_before_it_ends_and_keeps_no_other_waiting() {
         let mut directory = Directory::default();
         let (silent, speaks) = (session(0, 1), session(1, 2));
-        directory.born(silent, DEVICE);
+        directory.born(silent, DEVICE, id(silent));
         assert_eq!(directory.next_turn(DEVICE), Some(silent));
-        directory.born(speaks, DEVICE);
+        directory.born(speaks, DEVICE, id(speaks));
         assert_eq!(directory.next_turn(DEVICE), None, "the silent one may speak at any time");
         assert!(directory.established(speaks, DEVICE));
         assert_eq!(directory.take_over(speaks, DEVICE, 1), [(silent, CloseReason::NeverEstablished)]);
@@ -383,11 +446,11 @@ mod tests {
     fn a_message_that_waits_outlives_its_connection_and_stays_before_the_next() {
         let (mut directory, first) = with_one();
         let (second, third) = (session(1, 2), session(0, 3));
-        directory.born(second, DEVICE);
+        directory.born(second, DEVICE, id(second));
         assert!(directory.established(second, DEVICE));
         // Over, but not parted: its message waits for its turn.
         directory.ended(second, DEVICE);
-        directory.born(third, DEVICE);
+        directory.born(third, DEVICE, id(third));
         assert_eq!(directory.next_turn(DEVICE), None);
         assert!(directory.established(third, DEVICE));
         assert_eq!(directory.take_over(third, DEVICE, 3), [(first, CloseReason::TakenOver)]);
@@ -404,10 +467,42 @@ mod tests {
     fn the_session_with_the_lower_number_ends() {
         let (mut directory, old) = with_one();
         let new = session(1, 2);
-        directory.born(new, DEVICE);
+        directory.born(new, DEVICE, id(new));
         assert!(directory.established(new, DEVICE));
         assert!(directory.take_over(old, DEVICE, 9).is_empty(), "a late answer about the older one");
         assert_eq!(directory.take_over(new, DEVICE, 8), [(new, CloseReason::TakenOver)]);
+    }
+
+    #[test]
+    fn of_a_session_from_another_pod_and_one_that_is_here_the_lower_number_ends() {
+        for (epoch, ends) in [(0, 2), (1, 2), (3, 1)] {
+            let mut directory = Directory::default();
+            let (here, came) = (session(0, 1), session(0, 2));
+            directory.born(here, DEVICE, id(here));
+            assert!(directory.established(here, DEVICE));
+            assert!(directory.take_over(here, DEVICE, 2).is_empty());
+            directory.born(came, DEVICE, id(came));
+            let found = directory.resumed(came, DEVICE, DeviceEpoch(epoch)).map(|session| session.serial);
+            assert_eq!(found, Some(ends), "number {epoch} against 2");
+        }
+        let mut directory = Directory::default();
+        let came = session(0, 2);
+        directory.born(came, DEVICE, id(came));
+        assert_eq!(directory.resumed(came, DEVICE, DeviceEpoch(1)), None);
+        assert_eq!(directory.holds(came, DEVICE), Some((id(came), DeviceEpoch(1))));
+    }
+
+    #[test]
+    fn another_pod_ends_an_older_session_of_that_name_and_no_other() {
+        let (mut directory, old) = with_one();
+        let other = DeviceId::from_bytes([2, 0, 0, 0, 0, 2]);
+        assert_eq!(directory.displaced(DEVICE, id(session(0, 9)), DeviceEpoch(2)), None, "another session");
+        assert_eq!(directory.displaced(other, id(old), DeviceEpoch(2)), None, "another device");
+        assert_eq!(directory.displaced(DEVICE, id(old), DeviceEpoch(1)), None, "not an older one");
+        assert_eq!(directory.holders().collect::<Vec<_>>(), [(DEVICE, old)]);
+        assert_eq!(directory.displaced(DEVICE, id(old), DeviceEpoch(2)), Some(old));
+        assert_eq!(directory.displaced(DEVICE, id(old), DeviceEpoch(2)), None, "told once");
+        assert_eq!(directory.holders().count(), 0);
     }
 
     #[test]
@@ -415,7 +510,7 @@ mod tests {
         let (mut directory, old) = with_one();
         end(&mut directory, old, 1);
         let new = session(1, 2);
-        directory.born(new, DEVICE);
+        directory.born(new, DEVICE, id(new));
         end(&mut directory, new, 0);
         assert_eq!(directory.settled(0, 1), [DEVICE]);
         assert!(directory.devices.is_empty(), "{directory:?}");

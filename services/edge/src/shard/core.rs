@@ -13,6 +13,7 @@ use usmp::crypto::Provider;
 use usmp::{Instant, Secret, SessionId};
 
 use super::buffers::Buffers;
+use super::cookies::Cookies;
 use super::records::Records;
 use super::session::{Facts, Session};
 use super::slots::{Slots, records_of};
@@ -25,6 +26,7 @@ use crate::counts::{Count, Counts};
 use crate::events::{self, Change};
 use crate::link::{SessionRef, ToCluster, ToFleet};
 use crate::lookups::Lookups;
+use crate::secrets::Secrets;
 use crate::security::{Named, SecurityLog};
 use crate::session_ids::{SessionIds, slot_in};
 
@@ -154,6 +156,14 @@ impl Core {
                 self.taking && found.is_some_and(|owned| owned.records.has_room())
             }
         }
+    }
+
+    /// Names sessions, and answers unknown devices, by these from now on; gives the way to make cookies by them.
+    pub(crate) fn follow<P: Provider>(&mut self, secrets: Secrets) -> Cookies {
+        let Secrets { ids, cookies, decoy } = secrets;
+        self.ids = ids;
+        self.decoy = Arc::new(decoy);
+        Cookies::new::<P>(cookies, self.wall.as_millis().max(0) as u64 / 1000)
     }
 
     /// A number that no other session or handshake of this shard has had lately.
@@ -334,7 +344,7 @@ impl Core {
         let lasted = self.now - session.facts.opened;
         self.announce(session, Change::Closed { reason, lasted });
         let gone = self.session_ref(session.tcp, at, session.facts.serial);
-        self.fleet.tell(ToFleet::Ended { session: gone, device: session.facts.device });
+        self.fleet.tell(ToFleet::Ended { session: gone, device: session.facts.device, moved: false });
     }
 
     pub(crate) fn announce(&mut self, session: &Session, change: Change) {

@@ -101,6 +101,13 @@ impl Dormants {
         self.sessions.remove(&prefix).map(|dormant| (dormant.state, dormant.held))
     }
 
+    /// Takes a session out if it is of this device, and says whether it was there. What waits for it is forgotten.
+    pub(crate) fn take_of(&mut self, device: [u8; 6], session: [u8; 16]) -> bool {
+        let prefix = prefix_of(session);
+        let is_it = |dormant: &Dormant| dormant.state.session == session && dormant.state.device == device;
+        self.sessions.get(&prefix).is_some_and(is_it) && self.sessions.remove(&prefix).is_some()
+    }
+
     /// Forgets the sessions of a slot that went elsewhere; gives their number.
     pub(crate) fn forget(&mut self, is_of_slot: impl Fn([u8; 8]) -> bool) -> usize {
         let before = self.sessions.len();
@@ -171,6 +178,16 @@ mod tests {
         dormants.wake([1; 8], path(1), b"a");
         dormants.sleep_on([1; 8]);
         assert_eq!(dormants.wake([1; 8], path(1), b"a"), Woken::Ask(state(1)));
+    }
+
+    #[test]
+    fn a_session_is_taken_for_its_own_device_alone() {
+        let mut dormants = Dormants::default();
+        dormants.insert(state(1), Instant::from_millis(10_000));
+        assert!(!dormants.take_of([3; 6], [1; 16]), "of another device");
+        assert!(!dormants.take_of([2; 6], [2; 16]));
+        assert!(dormants.take_of([2; 6], [1; 16]));
+        assert!(!dormants.knows([1; 8]));
     }
 
     #[test]

@@ -208,6 +208,25 @@ impl<P: Provider> Shard<P> {
                         udp.keys(core, handshake, keys);
                     }
                 }
+                ToShard::Claimed { session, epoch, clone_suspected } => {
+                    let core = &mut self.core;
+                    match (session.tcp, &mut self.tcp, &mut self.udp) {
+                        (true, Some(tcp), _) if clone_suspected => tcp.suspect_clone(core, session),
+                        (false, _, Some(udp)) => udp.claimed(core, session, epoch, clone_suspected),
+                        _ => {}
+                    }
+                }
+                ToShard::CloseSleeping { device, session } => {
+                    if let Some(udp) = &mut self.udp {
+                        udp.close_sleeping(&mut self.core, device, session);
+                    }
+                }
+                ToShard::Secrets(secrets) => {
+                    let cookies = self.core.follow::<P>(*secrets);
+                    if let Some(udp) = &mut self.udp {
+                        udp.follow(cookies);
+                    }
+                }
                 ToShard::Go { session } => self.core.waiting.go(session),
                 ToShard::SlotAdopted(adopted) => self.adopt(*adopted),
                 ToShard::SlotLeaves { slot, until } => {

@@ -1,7 +1,7 @@
 use std::net::SocketAddr;
 
 use sluice_proto::events::v1::CloseReason;
-use sluice_types::DeviceId;
+use sluice_types::{DeviceEpoch, DeviceId};
 use usmp::{Instant, SessionId};
 
 use super::turn::Turn;
@@ -18,6 +18,8 @@ pub(crate) struct Facts {
     /// Number of its tenant in this shard.
     pub(crate) tenant: u32,
     pub(crate) key_epoch: u32,
+    /// Its number among the sessions of its device; zero until the store gave one.
+    pub(crate) device_epoch: DeviceEpoch,
     pub(crate) serial: u32,
     /// Generation of its slot when it was opened; zero where slots have none.
     pub(crate) birth: u32,

@@ -12,7 +12,7 @@ use std::net::{IpAddr, SocketAddr};
 use mio::Registry;
 use mio::event::Event;
 use mio::net::TcpListener;
-use sluice_proto::events::v1::CloseReason;
+use sluice_proto::events::v1::{CloseReason, SecurityReason, Transport};
 use usmp::Instant;
 use usmp::crypto::Provider;
 use usmp::server::DropReason;
@@ -195,6 +195,14 @@ impl<P: Provider> Tcp<P> {
     pub(crate) fn settled(&mut self, message: &Message, committed: bool) {
         if !committed && let Some((_, live)) = self.live(message.session) {
             live.discount_refused();
+        }
+    }
+
+    /// The sessions of the device of this one keep displacing each other.
+    pub(crate) fn suspect_clone(&mut self, core: &mut Core, session: SessionRef) {
+        if let Some((_, live)) = self.live(session) {
+            let named = live.named();
+            core.refuse(SecurityReason::SuspectedClone, Some(named), Transport::Tcp);
         }
     }
 

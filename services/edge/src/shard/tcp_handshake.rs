@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use sluice_proto::events::v1::{SecurityReason, Transport};
-use sluice_types::{DeviceId, TenantId};
+use sluice_types::{DeviceEpoch, DeviceId, TenantId};
 use usmp::Instant;
 use usmp::crypto::Provider;
 use usmp::server::{DropReason, TcpHandshake, TcpHandshakeStep};
@@ -173,6 +173,7 @@ impl<P: Provider> Handshake<P> {
             turn: Turn::Waits,
             tenant,
             key_epoch,
+            device_epoch: DeviceEpoch(0),
             serial,
             messages: 0,
             birth: 0,

@@ -3,6 +3,7 @@
 //! A session over TCP: the protocol's machine and what the edge does with what it gives.
 
 use sluice_proto::events::v1::CloseReason;
+use sluice_types::SessionId;
 use usmp::Instant;
 use usmp::crypto::Provider;
 use usmp::server::{DropReason, MAX_MESSAGE_WIRE, TcpReceived, TcpSession};
@@ -47,6 +48,7 @@ impl<P: Provider> Live<P> {
         core.fleet.tell(ToFleet::Born {
             session,
             device: self.session.facts.device,
+            id: SessionId::from_bytes(self.session.id.0),
             looked_up: self.looked_up,
         });
     }

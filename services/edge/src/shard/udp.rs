@@ -11,7 +11,7 @@ use mio::Waker;
 use mio::net::UdpSocket;
 use sluice_bus::SessionState;
 use sluice_proto::events::v1::{CloseReason, SecurityReason, Transport};
-use sluice_types::SessionId;
+use sluice_types::{DeviceEpoch, DeviceId, SessionId};
 use usmp::Instant;
 use usmp::crypto::Provider;
 use usmp::server::DropReason;
@@ -150,6 +150,11 @@ impl<P: Provider> Udp<P> {
         }
     }
 
+    /// Issues and accepts cookies by these from now on.
+    pub(crate) fn follow(&mut self, cookies: Cookies) {
+        self.handshakes.follow(cookies);
+    }
+
     /// A slot is this shard's now.
     pub(crate) fn adopt(&mut self, core: &Core, sessions: Vec<SessionState>) {
         self.sessions.adopt(core, sessions);
@@ -162,6 +167,20 @@ impl<P: Provider> Udp<P> {
 
     pub(crate) fn found(&mut self, core: &mut Core, session: SessionId, found: Found) {
         self.sessions.found(core, &mut self.out, &mut self.handshakes, session, found);
+    }
+
+    pub(crate) fn claimed(
+        &mut self,
+        core: &mut Core,
+        session: SessionRef,
+        epoch: DeviceEpoch,
+        suspected: bool,
+    ) {
+        self.sessions.claimed(core, session, epoch, suspected);
+    }
+
+    pub(crate) fn close_sleeping(&mut self, core: &mut Core, device: DeviceId, session: SessionId) {
+        self.sessions.close_sleeping(core, device, session);
     }
 
     pub(crate) fn kept(&mut self, core: &mut Core, kept: Kept, written: bool) {

@@ -101,6 +101,11 @@ impl<P: Provider> UdpHandshakes<P> {
         }
     }
 
+    /// Issues and accepts cookies by these from now on.
+    pub(crate) fn follow(&mut self, cookies: Cookies) {
+        self.cookies = cookies;
+    }
+
     /// Takes a HELLO.
     pub(crate) fn hello(&mut self, core: &mut Core, out: &mut Outbound, source: SocketAddr, hello: &Hello) {
         let now_unix_s = core.wall.as_millis().max(0) as u64 / 1000;
@@ -115,15 +120,13 @@ impl<P: Provider> UdpHandshakes<P> {
             }) {
                 return acknowledge(out, source, FrameType::Hello, hello.seq);
             }
-            let secrets = self.cookies.at::<P>(now_unix_s);
-            let cookie = secrets.issue::<P>(now_unix_s, &address, hello.device_id, &hello.public_key);
+            let cookie = self.cookies.issue::<P>(now_unix_s, &address, hello.device_id, &hello.public_key);
             acknowledge(out, source, FrameType::Hello, hello.seq);
             out.push_with(source, |room| HelloRetry { cookie }.emit(0, room).ok());
             self.retries.push(core.now, source, cookie);
             return core.counts.one(Count::CookiesIssued);
         };
-        let secrets = self.cookies.at::<P>(now_unix_s);
-        if !secrets.check::<P>(now_unix_s, &address, hello.device_id, &hello.public_key, &cookie) {
+        if !self.cookies.check::<P>(now_unix_s, &address, hello.device_id, &hello.public_key, &cookie) {
             core.counts.one(Count::DroppedCookie);
             return core.refuse(SecurityReason::Cookie, None, Transport::Udp);
         }

@@ -138,8 +138,8 @@ mod tests {
 
     #[test]
     fn an_idle_session_stays_small() {
-        // Beside it a session has some 20 bytes of timer, 14 of look-up tables and 64 in the fleet's directory.
+        // Beside it a session has some 20 bytes of timer, 14 of look-up tables and 80 in the fleet's directory.
         let size = size_of::<Option<Live<AwsLc>>>();
-        assert!(size <= 440, "{size} bytes");
+        assert!(size <= 448, "{size} bytes");
     }
 }

@@ -4,7 +4,7 @@
 
 use sluice_bus::{GroupFull, LedgerEntry};
 use sluice_proto::events::v1::{CloseReason, SecurityReason, Transport};
-use sluice_types::SessionId;
+use sluice_types::{DeviceEpoch, SessionId};
 use usmp::Instant;
 use usmp::crypto::Provider;
 use usmp::server::{CommitToken, DropReason, Lingering, Received, SessionConfig, SessionEvent};
@@ -64,7 +64,7 @@ impl<P: Provider> UdpSessions<P> {
             max_downlink: core.config.limits.downlink_queue_per_shard.get() as usize,
             dormant: Dormants::default(),
             config: machine_config(&core.config, &core.slots),
-            told_again: Repeater::new(core.now),
+            told_again: Repeater::new(core),
         }
     }
 
@@ -80,6 +80,7 @@ impl<P: Provider> UdpSessions<P> {
             turn: Turn::Waits,
             tenant: accepted.tenant,
             key_epoch: accepted.key_epoch,
+            device_epoch: DeviceEpoch(0),
             serial,
             messages: 0,
             birth: core.slots.get(slot_in(prefix)).map_or(0, |owned| owned.generation),
@@ -92,7 +93,8 @@ impl<P: Provider> UdpSessions<P> {
         }
         let at = self.insert(core, Live::new(accepted.machine, facts))?;
         let session = core.session_ref(false, at, serial);
-        core.fleet.tell(ToFleet::Born { session, device, looked_up: accepted.looked_up });
+        let (id, looked_up) = (SessionId::from_bytes(accepted.id.0), accepted.looked_up);
+        core.fleet.tell(ToFleet::Born { session, device, id, looked_up });
         if core.slots.are_shared() {
             self.journal_birth(core, at);
         }

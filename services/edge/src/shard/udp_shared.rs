@@ -3,8 +3,9 @@
 //! Sessions over UDP that other pods can go on with: what the ledger and the store hear of them, how they come and go.
 
 use sluice_bus::{LedgerEntry, SessionState};
+use sluice_proto::events::v1::{SecurityReason, Transport};
 use sluice_store::{Profile, SessionKeys, SessionRecord};
-use sluice_types::{DeviceEpoch, KeyEpoch, SessionId};
+use sluice_types::{DeviceEpoch, DeviceId, KeyEpoch, SessionId};
 use usmp::crypto::Provider;
 use usmp::server::{CommitToken, Resumed, SessionConfig, UdpSession, first_number};
 use usmp::wire::FrameType;
@@ -24,11 +25,20 @@ use crate::config::EdgeConfig;
 use crate::counts::Count;
 use crate::link::{Found, Kept, SessionRef, ToFleet};
 use crate::path::Path;
+use crate::security::Named;
 use crate::session_ids::slot_in;
 use crate::udp_io::Outbound;
 
 /// By when the ledger has heard of each session again: a quarter of what it is kept for.
 const TOLD_AGAIN: Duration = Duration::from_secs(6 * 3600);
+
+/// Pause between two looks at a few of them.
+const EACH: Duration = Duration::from_secs(1);
+
+/// In which time each session is journaled and its record written again: neither the ledger nor the store forgets it while it lives.
+fn told_again(core: &Core) -> Duration {
+    core.keeper.as_ref().map_or(TOLD_AGAIN, |keeper| keeper.rewritten_within().min(TOLD_AGAIN))
+}
 
 /// How the machines of this shard's sessions are to behave.
 pub(super) fn machine_config(config: &EdgeConfig, slots: &Slots) -> SessionConfig {
@@ -36,16 +46,22 @@ pub(super) fn machine_config(config: &EdgeConfig, slots: &Slots) -> SessionConfi
     SessionConfig { idle_timeout: config.session.udp_idle_timeout, ..base }
 }
 
-/// Goes through the sessions of a shard in [`TOLD_AGAIN`], a few each second.
+/// Goes through the sessions of a shard within some time, a few each second.
 #[derive(Debug)]
 pub(super) struct Repeater {
     place: u32,
     at: Instant,
+    /// Seconds for all of them, 1 at least.
+    rounds: u32,
 }
 
 impl Repeater {
-    pub(super) fn new(now: Instant) -> Self {
-        Self { place: 0, at: now + Duration::from_secs(1) }
+    pub(super) fn new(core: &Core) -> Self {
+        Self::within(core.now, told_again(core))
+    }
+
+    fn within(now: Instant, all: Duration) -> Self {
+        Self { place: 0, at: now + EACH, rounds: u32::try_from(all.as_secs()).unwrap_or(u32::MAX).max(1) }
     }
 
     /// The places of the table to look at now.
@@ -53,9 +69,9 @@ impl Repeater {
         if now < self.at || places == 0 {
             return 0..0;
         }
-        self.at = now + Duration::from_secs(1);
+        self.at = now + EACH;
         let from = if self.place >= places { 0 } else { self.place };
-        let each = places / (TOLD_AGAIN.as_secs() as u32) + 1;
+        let each = places / self.rounds + 1;
         self.place = from.saturating_add(each).min(places);
         from..self.place
     }
@@ -85,7 +101,7 @@ impl<P: Provider> Live<P> {
             device: self.facts.device,
             tenant: core.tenants.name(self.facts.tenant)?.clone(),
             profile: Profile::Raw,
-            device_epoch: DeviceEpoch(0),
+            device_epoch: self.facts.device_epoch,
             rekey_epoch: secrets.epoch,
             birth_generation: self.facts.birth,
             current,
@@ -214,6 +230,7 @@ impl<P: Provider> UdpSessions<P> {
             turn: Turn::Writes,
             tenant: core.tenants.number(&record.tenant),
             key_epoch: record.key_epoch.0,
+            device_epoch: record.device_epoch,
             serial: core.next_serial(),
             messages: 0,
             birth: state.birth,
@@ -221,7 +238,8 @@ impl<P: Provider> UdpSessions<P> {
         let Some(at) = self.insert(core, Live::new(machine, facts)) else { return };
         core.counts.one(Count::SessionsResumed);
         let named = core.session_ref(false, at, facts.serial);
-        core.fleet.tell(ToFleet::Resumed { session: named, device: facts.device, established });
+        let (device, epoch) = (facts.device, record.device_epoch);
+        core.fleet.tell(ToFleet::Resumed { session: named, device, id: session, established, epoch });
         let path = held.path;
         let frame_type = held.datagram().get(3).map_or(FrameType::Unknown(0), |&code| FrameType::from(code));
         self.sealed(core, out, handshakes, path, (prefix, frame_type), held.datagram());
@@ -253,6 +271,37 @@ impl<P: Provider> UdpSessions<P> {
         }
     }
 
+    /// The session has its number among those of its device: its record says so to whoever goes on with it.
+    pub(crate) fn claimed(
+        &mut self,
+        core: &mut Core,
+        session: SessionRef,
+        epoch: DeviceEpoch,
+        suspected: bool,
+    ) {
+        let live = self.table.get_mut(session.index);
+        let Some(live) = live.filter(|live| live.facts.serial == session.serial) else { return };
+        live.facts.device_epoch = epoch;
+        if core.slots.are_shared() {
+            live.keep(core);
+        }
+        if suspected {
+            let named = Named { device: live.facts.device, tenant: live.facts.tenant };
+            core.refuse(SecurityReason::SuspectedClone, Some(named), Transport::Udp);
+        }
+    }
+
+    /// Ends a session of the device that sleeps, if it does; nobody can say BYE for it without its keys.
+    pub(crate) fn close_sleeping(&mut self, core: &mut Core, device: DeviceId, session: SessionId) {
+        if self.dormant.take_of(*device.as_bytes(), *session.as_bytes()) {
+            core.counts.one(Count::SessionsReplacedAsleep);
+            core.journal(slot_in(session.prefix()), LedgerEntry::Closed { session: *session.as_bytes() });
+            if let Some(keeper) = &core.keeper {
+                keeper.forget(device, session);
+            }
+        }
+    }
+
     /// The slot goes to another owner, or has one: its sessions are not ours any more, and no word is said to their devices.
     pub(crate) fn suspend(&mut self, core: &mut Core, handshakes: &mut UdpHandshakes<P>, slot: u16) {
         let of_slot = |prefix| slot_in(prefix) == slot;
@@ -264,7 +313,7 @@ impl<P: Provider> UdpSessions<P> {
             self.downlink -= live.give_up(&core.counts);
             let gone = core.session_ref(false, at, live.facts.serial);
             Self::part(core, gone, &mut live);
-            core.fleet.tell(ToFleet::Ended { session: gone, device: live.facts.device });
+            core.fleet.tell(ToFleet::Ended { session: gone, device: live.facts.device, moved: true });
             core.give_back_session_place();
             core.counts.one(Count::SessionsClosedUdp);
             core.counts.one(Count::SessionsSuspended);
@@ -282,7 +331,7 @@ impl<P: Provider> UdpSessions<P> {
             core.counts.one(Count::SessionsExpired);
             core.journal(slot_in(session.prefix()), LedgerEntry::Closed { session: state.session });
             if let Some(keeper) = &core.keeper {
-                keeper.forget(sluice_types::DeviceId::from_bytes(state.device), session);
+                keeper.forget(DeviceId::from_bytes(state.device), session);
             }
         }
         for at in self.told_again.due(core.now, self.table.reach()) {
@@ -299,23 +348,25 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_place_is_looked_at_within_six_hours() {
-        for places in [1, 7, 256, 25_600, 1_000_192] {
-            let mut repeater = Repeater::new(Instant::ZERO);
-            let mut seen = 0;
-            let mut now = Instant::ZERO;
-            while seen < places {
-                now = now + Duration::from_secs(1);
-                let due = repeater.due(now, places);
-                assert_eq!(due.start, seen, "none is left out");
-                seen = due.end;
+    fn every_place_is_looked_at_within_the_time_that_is_set() {
+        for all in [TOLD_AGAIN, Duration::from_secs(3900), Duration::from_secs(60), Duration::from_millis(10)]
+        {
+            for places in [1, 7, 256, 25_600, 1_000_192] {
+                let mut repeater = Repeater::within(Instant::ZERO, all);
+                let mut seen = 0;
+                let mut now = Instant::ZERO;
+                while seen < places {
+                    now = now + EACH;
+                    let due = repeater.due(now, places);
+                    assert_eq!(due.start, seen, "none is left out");
+                    seen = due.end;
+                }
+                assert!(
+                    now <= Instant::ZERO + all.max(EACH),
+                    "{places} places took until {now:?}, not {all:?}"
+                );
+                assert_eq!(repeater.due(now + EACH, places).start, 0, "then from the beginning");
             }
-            assert!(now <= Instant::ZERO + TOLD_AGAIN, "{places} places took until {now:?}");
-            assert_eq!(
-                repeater.due(now + Duration::from_secs(1), places).start,
-                0,
-                "then from the beginning"
-            );
         }
     }
 }
