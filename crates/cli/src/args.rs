@@ -121,6 +121,10 @@ pub(crate) enum DeviceCommand {
         /// Why, for the record.
         #[arg(long, value_name = "TEXT", default_value = "revoked by operator")]
         reason: String,
+        /// With `--config` and a shared store: how long to wait until every edge has closed the device's sessions. Those that have
+        /// not by then are named; the revocation stands all the same.
+        #[arg(long, value_name = "TIME", default_value = "10s", value_parser = duration)]
+        wait: Duration,
     },
     /// Write every record anew under the first key of the key-encryption key file, so that older ones can be taken out.
     #[command(after_help = "Example:\n  sluice --config edge.toml device reseal")]

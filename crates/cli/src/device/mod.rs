@@ -1,5 +1,6 @@
 //! `sluice device …`
 
+mod in_force;
 mod key;
 mod registry;
 mod sim;
@@ -33,10 +34,18 @@ pub(crate) async fn run(global: &Global, command: DeviceCommand) -> Result<()> {
             );
             Ok(())
         }
-        DeviceCommand::Revoke { id, reason } => {
-            Registry::open(global).await?.revoke(id, &reason).await?;
-            printer
-                .done(&format!("{id} is revoked"), &serde_json::json!({ "device": id, "state": "revoked" }));
+        DeviceCommand::Revoke { id, reason, wait } => {
+            let registry = Registry::open(global).await?;
+            let position = registry.revoke(id, &reason).await?;
+            let (mut text, mut facts) =
+                (format!("{id} is revoked"), serde_json::json!({ "device": id, "state": "revoked" }));
+            if let (Some(position), Some(store)) = (position, registry.shared_store()) {
+                let spread = in_force::spread(store, position, wait).await?;
+                text = format!("{text}, {spread}");
+                facts["in_force"] = spread.is_complete().into();
+                facts["outstanding"] = spread.outstanding().into();
+            }
+            printer.done(&text, &facts);
             Ok(())
         }
     }

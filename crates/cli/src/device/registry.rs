@@ -5,7 +5,9 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use anyhow::{Context as _, Result, bail};
-use sluice_store::{Device, KeyLookup, NewDevice, NewKey, PageRequest, Reason, RegistryError, Store};
+use sluice_store::{
+    Device, KeyLookup, LogPosition, NewDevice, NewKey, PageRequest, Reason, RegistryError, Store, StoreKind,
+};
 use sluice_types::{DeviceId, Psk, TenantId, Timestamp};
 
 use crate::args::Global;
@@ -18,7 +20,7 @@ pub(crate) enum Registry {
     /// The process that runs on this data folder.
     Running(PathBuf),
     /// The store of a configuration file.
-    Store { store: Store, udp: SocketAddr },
+    Store { store: Store, shared: bool, udp: SocketAddr },
 }
 
 impl Registry {
@@ -27,7 +29,8 @@ impl Registry {
         let config = crate::config::load(file)?;
         let udp = config.edge.udp.address().or_else(|| config.edge.tcp.address());
         let store = Store::open(&config.store).await?;
-        Ok(Self::Store { store, udp: udp.context("the configuration has no listener")? })
+        let shared = config.store.kind == StoreKind::Redis;
+        Ok(Self::Store { store, shared, udp: udp.context("the configuration has no listener")? })
     }
 
     pub(crate) async fn add(&self, id: DeviceId, tenant: TenantId, psk: &Psk) -> Result<DeviceView> {
@@ -57,12 +60,21 @@ impl Registry {
         }
     }
 
-    pub(crate) async fn revoke(&self, id: DeviceId, reason: &str) -> Result<()> {
+    /// The store, if many processes share it.
+    pub(crate) const fn shared_store(&self) -> Option<&Store> {
         match self {
-            Self::Store { store, .. } => revoke(store, id, reason).await,
+            Self::Store { store, shared: true, .. } => Some(store),
+            _ => None,
+        }
+    }
+
+    /// Gives the entry's place in the revocation log, where the log is at hand.
+    pub(crate) async fn revoke(&self, id: DeviceId, reason: &str) -> Result<Option<LogPosition>> {
+        match self {
+            Self::Store { store, .. } => revoke(store, id, reason).await.map(Some),
             Self::Running(folder) => {
                 match ask(folder, Request::RevokeDevice { id, reason: reason.to_owned() }).await? {
-                    Answer::Done => Ok(()),
+                    Answer::Done => Ok(None),
                     _ => bail!(OTHER_ANSWER),
                 }
             }
@@ -146,10 +158,9 @@ pub(crate) async fn show(store: &Store, id: DeviceId, reveal: bool) -> Result<De
     Ok(view)
 }
 
-pub(crate) async fn revoke(store: &Store, id: DeviceId, reason: &str) -> Result<()> {
+pub(crate) async fn revoke(store: &Store, id: DeviceId, reason: &str) -> Result<LogPosition> {
     let reason: Reason = reason.parse()?;
-    store.revoke(id, &reason).await?;
-    Ok(())
+    Ok(store.revoke(id, &reason).await?)
 }
 
 fn unknown(id: DeviceId) -> String {
