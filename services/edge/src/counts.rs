@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use opentelemetry::KeyValue;
 use opentelemetry::metrics::Meter;
+use sluice_store::Store;
 use usmp::server::DropReason;
 
 macro_rules! counts {
@@ -89,6 +90,8 @@ counts! {
     SendingNumbersUsedUp = "sluice.edge.sessions.numbers_used_up";
     /// Slots that this process adopted.
     SlotsAdopted = "sluice.edge.slots.adopted";
+    /// Slots adopted without their snapshot, since it was damaged or too old: the ledger was read from its start.
+    SnapshotsDiscarded = "sluice.edge.slots.snapshots_discarded";
     /// Slots that it gave away.
     SlotsLeft = "sluice.edge.slots.left";
     /// Slots whose writer was fenced or failed.
@@ -285,6 +288,15 @@ pub(crate) fn export(meter: &Meter, shards: &[Arc<Counts>]) {
             })
             .build();
     }
+}
+
+/// Lets `meter` see what the store holds that nobody should have written.
+pub(crate) fn export_store(meter: &Meter, store: Store) {
+    let _registered = meter
+        .u64_observable_counter("sluice.edge.store.distrusted")
+        .with_description("stored values that were changed, cut, swapped or rolled back, and were not used")
+        .with_callback(move |observer| observer.observe(store.distrusted_values(), &[]))
+        .build();
 }
 
 fn labels(count: Count) -> Vec<KeyValue> {

@@ -241,6 +241,7 @@ impl Edge {
         let addresses = addresses(&prepared)?;
         let counts: Arc<[Arc<Counts>]> = (0..count).map(|_| Arc::new(Counts::default())).collect();
         counts::export(&deps.meter, &counts);
+        counts::export_store(&deps.meter, deps.store.clone());
 
         let stop = CancellationToken::new();
         let (to_fleet, from_shards) = mpsc::channel(FLEET);

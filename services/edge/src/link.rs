@@ -72,6 +72,8 @@ pub(crate) struct AdoptedSlot {
     pub(crate) generation: u32,
     pub(crate) writer: SlotWriter,
     pub(crate) sessions: Vec<SessionState>,
+    /// There was a snapshot of it that could not be used.
+    pub(crate) snapshot_discarded: bool,
 }
 
 /// The answer of the store about a session.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use sluice_bus::SessionState;
+use sluice_bus::{SessionState, Snapshot};
 use sluice_store::{LastRekey, SecretKey, SessionKeys, SessionRecord, Store, StoreError};
 use sluice_types::{DeviceId, SessionId, Timestamp};
 use tokio::runtime::Handle;
@@ -117,6 +117,24 @@ impl Keeper {
             {
                 tracing::debug!(%error, "the record of a closed session stays until it expires");
             }
+        });
+    }
+
+    /// Writes a slot's snapshot, once: the next one is no worse. Lets `done` go when it is through.
+    pub(crate) fn keep_snapshot(&self, slot: u16, snapshot: Snapshot, done: Arc<()>) {
+        let _no_room = self.spawn(move |pool, _| async move {
+            let Snapshot { offset, generation, ref sessions } = snapshot;
+            let sessions = sessions.len();
+            let bytes = snapshot.encode();
+            drop(snapshot);
+            let written = pool
+                .call(|store| async move { store.put_slot_snapshot(slot, generation, offset, &bytes).await })
+                .await;
+            match written {
+                Ok(taken) => tracing::debug!(slot, generation, offset, sessions, taken, "a slot's snapshot"),
+                Err(error) => tracing::debug!(%error, slot, "a slot's snapshot was not written"),
+            }
+            drop(done);
         });
     }
 

@@ -3,16 +3,18 @@
 //! Every pod decides for itself from what it sees; when two decide the same, Kafka's fence makes the later one the owner and the other
 //! one notice. A wrong guess costs a moment, never a record.
 
+use std::collections::HashMap;
 use std::sync::mpsc::SyncSender;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use mio::Waker;
 use sluice_bus::{
-    AdoptError, Adopted, BusConfig, Group, LedgerReader, Outcome, Owner, SlotLost, SlotSettle, adopt,
+    AdoptError, Adopted, BusConfig, Group, LedgerReader, Outcome, Owner, SlotLost, SlotSettle, Snapshot,
+    adopt,
 };
 use sluice_peers::{AdoptionPause, Control, PeersHandle, View, owner_of_slot};
-use sluice_store::Store;
+use sluice_store::{SlotSnapshot, Store, StoreError};
 use sluice_types::PodId;
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -30,10 +32,14 @@ const GRACE: Duration = Duration::from_secs(1);
 const AT_ONCE: usize = 8;
 /// How long one may take.
 const ADOPTION: Duration = Duration::from_secs(20);
+/// How much longer one may take for a snapshot.
+const SNAPSHOT: Duration = Duration::from_millis(700);
 /// Pause after one that failed.
 const AGAIN: Duration = Duration::from_millis(500);
 /// How long a slot that leaves waits for what it took; what is not committed then is said again to the next owner.
 const LEAVING: Duration = Duration::from_secs(5);
+/// How long a pod is dead before it is taken off the store's list, and the pause between tries to do so.
+const RETIRE: Duration = Duration::from_secs(10);
 /// Questions to Kafka whether it answers.
 const PULSE: Duration = Duration::from_millis(400);
 
@@ -75,6 +81,8 @@ pub(super) struct Owners {
     adopting: usize,
     /// Who waits for the end of the drain.
     drained: Option<oneshot::Sender<()>>,
+    /// Dead pods, and when to take each off the store's list.
+    dead: HashMap<PodId, Instant>,
 }
 
 #[expect(
@@ -116,6 +124,7 @@ impl Owners {
             started: now(),
             adopting: 0,
             drained: None,
+            dead: HashMap::new(),
         }
     }
 
@@ -151,6 +160,7 @@ impl Owners {
             }
             let seen = Arc::clone(&view.borrow_and_update());
             self.reconcile(&seen, &done).await;
+            self.retire(&seen);
         }
     }
 
@@ -253,8 +263,8 @@ impl Owners {
                 found.given = false;
                 self.peers.kafka_answered();
                 if let Some(port) = self.shards.get(usize::from(self.shard_of(slot))) {
-                    let Adopted { writer, sessions, .. } = adopted;
-                    let adopted = AdoptedSlot { slot, generation, writer, sessions };
+                    let Adopted { writer, sessions, snapshot_discarded, .. } = adopted;
+                    let adopted = AdoptedSlot { slot, generation, writer, sessions, snapshot_discarded };
                     port.link.send(ToShard::SlotAdopted(Box::new(adopted))).await;
                 }
                 self.publish();
@@ -323,6 +333,28 @@ impl Owners {
         }
     }
 
+    /// Takes pods off the store's list that are dead and have no slot any more, so that nobody waits for a word of theirs. One that
+    /// comes back puts itself on it again.
+    fn retire(&mut self, view: &View) {
+        let now = now();
+        let dead = |pod: PodId| view.peer(pod).is_some_and(|peer| peer.dead.is_some() && peer.listed);
+        self.dead.retain(|pod, _| dead(*pod));
+        for peer in view.peers.iter().filter(|peer| dead(peer.pod)) {
+            let pod = peer.pod;
+            let due = self.dead.entry(pod).or_insert(now + RETIRE);
+            if *due <= now && others_serve_all(&self.slots, pod) {
+                *due = now + RETIRE;
+                let store = self.store.clone();
+                tokio::spawn(async move {
+                    match store.retire_pod(pod).await {
+                        Ok(()) => tracing::info!(%pod, "a dead pod is off the list: others serve its slots"),
+                        Err(error) => tracing::debug!(%error, %pod, "a dead pod stays on the list for now"),
+                    }
+                });
+            }
+        }
+    }
+
     fn set(&mut self, slot: u16, state: State) {
         if let Some(found) = self.slots.get_mut(usize::from(slot)) {
             found.state = state;
@@ -345,17 +377,27 @@ impl Owners {
         };
         let owner = Owner { pod: *self.me.as_bytes(), address: self.peers.address().to_owned() };
         let (bus, readers) = (self.bus.clone(), Arc::clone(&self.readers));
-        tokio::task::spawn_blocking(move || {
-            let result = take_reader(&readers, &bus).and_then(|mut reader| {
-                let result = adopt(&bus, slot, &owner, None, &mut reader, settle, ADOPTION);
-                // One that failed may be in a state that the next adoption should not start from.
-                if result.is_ok() {
-                    readers.lock().unwrap_or_else(PoisonError::into_inner).push(reader);
-                }
-                result
+        let store = self.store.clone();
+        tokio::spawn(async move {
+            let found = find_snapshot(&store, slot).await;
+            let damaged = found.is_err();
+            tokio::task::spawn_blocking(move || {
+                let snapshot = found.unwrap_or_default();
+                let result = take_reader(&readers, &bus).and_then(|mut reader| {
+                    let result = adopt(&bus, slot, &owner, snapshot, &mut reader, settle, ADOPTION);
+                    // One that failed may be in a state that the next adoption should not start from.
+                    if result.is_ok() {
+                        readers.lock().unwrap_or_else(PoisonError::into_inner).push(reader);
+                    }
+                    result
+                });
+                let result = result.map(|adopted| Adopted {
+                    snapshot_discarded: adopted.snapshot_discarded || damaged,
+                    ..adopted
+                });
+                // The task is gone only when the process ends.
+                let _ = done.blocking_send((slot, result));
             });
-            // The task is gone only when the process ends.
-            let _ = done.blocking_send((slot, result));
         });
     }
 
@@ -378,6 +420,39 @@ impl Owners {
             }
             readers.lock().unwrap_or_else(PoisonError::into_inner).push(reader);
         });
+    }
+}
+
+/// Whether each slot is known to be another pod's than this one.
+fn others_serve_all(slots: &[Slot], pod: PodId) -> bool {
+    slots.iter().all(|slot| slot.owner.is_some_and(|(owner, _)| owner != pod))
+}
+
+/// A snapshot that is there and is none.
+#[derive(Debug, PartialEq, Eq)]
+struct Damaged;
+
+/// The slot's snapshot, if there is one and the store gives it in time. Nothing waits for it: the ledger says the same, if longer.
+async fn find_snapshot(store: &Store, slot: u16) -> Result<Option<Snapshot>, Damaged> {
+    match tokio::time::timeout(SNAPSHOT, store.slot_snapshot(slot)).await {
+        Ok(Ok(Some(found))) => read_snapshot(slot, &found).map(Some),
+        Ok(Err(StoreError::Record { source, .. })) => {
+            tracing::warn!(slot, error = %source, "the slot's snapshot cannot be used; its ledger is read from the start");
+            Err(Damaged)
+        }
+        Ok(Ok(None) | Err(_)) | Err(_) => Ok(None),
+    }
+}
+
+fn read_snapshot(slot: u16, found: &SlotSnapshot) -> Result<Snapshot, Damaged> {
+    match Snapshot::decode(&found.bytes) {
+        Ok(snapshot) if (snapshot.generation, snapshot.offset) == (found.generation, found.offset) => {
+            Ok(snapshot)
+        }
+        other => {
+            tracing::warn!(slot, error = ?other.err(), "the slot's snapshot is none; its ledger is read from the start");
+            Err(Damaged)
+        }
     }
 }
 
@@ -414,5 +489,46 @@ impl SlotSettle for Settle {
     fn lost(&mut self, why: SlotLost) {
         tracing::warn!(slot = self.slot, error = %why, "a slot's writer is at its end");
         self.tell(SlotNews::Lost { slot: self.slot });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_snapshot_is_found_again_and_one_that_is_none_is_said_to_be_damaged() {
+        let kek = sluice_store::KekRing::generate().expect("random bytes");
+        let store = Store::in_memory(kek).await.expect("a store");
+        assert_eq!(find_snapshot(&store, 3).await, Ok(None));
+        let snapshot = Snapshot { offset: 7, generation: 2, sessions: Vec::new() };
+        let put = |generation, bytes: Vec<u8>| {
+            let store = store.clone();
+            async move { store.put_slot_snapshot(3, generation, 7, &bytes).await.expect("a store in memory") }
+        };
+        assert!(put(2, snapshot.encode()).await);
+        assert_eq!(find_snapshot(&store, 3).await, Ok(Some(snapshot.clone())));
+        assert!(put(3, snapshot.encode()).await, "of another generation than it says");
+        assert_eq!(find_snapshot(&store, 3).await, Err(Damaged));
+        assert!(put(4, b"no snapshot".to_vec()).await);
+        assert_eq!(find_snapshot(&store, 3).await, Err(Damaged));
+    }
+
+    #[test]
+    fn a_dead_pod_is_retired_once_every_slot_is_known_to_be_anothers() {
+        let pod = |byte| PodId::from_bytes([byte; 16]);
+        let slot = |owner: Option<PodId>| Slot {
+            state: State::Elsewhere,
+            owner: owner.map(|pod| (pod, 1)),
+            given: false,
+            not_before: None,
+        };
+        let dead = pod(9);
+        assert!(others_serve_all(&[slot(Some(pod(1))), slot(Some(pod(2)))], dead));
+        assert!(!others_serve_all(&[slot(Some(pod(1))), slot(Some(dead))], dead), "it may still serve one");
+        assert!(
+            !others_serve_all(&[slot(Some(pod(1))), slot(None)], dead),
+            "nobody said who serves this one"
+        );
     }
 }

@@ -5,16 +5,21 @@ use usmp::crypto::Provider;
 use super::Shard;
 use super::records::{Records, Sink};
 use super::slots::Owned;
+use super::snapshots::Progress;
 use crate::counts::Count;
 use crate::link::{AdoptedSlot, SlotNews, ToCluster};
 
 impl<P: Provider> Shard<P> {
     /// Serves a slot from now on.
     pub(super) fn adopt(&mut self, adopted: AdoptedSlot) {
-        let AdoptedSlot { slot, generation, writer, sessions } = adopted;
+        let AdoptedSlot { slot, generation, writer, sessions, snapshot_discarded } = adopted;
         let records = Records::new(Sink::Slot(writer), self.core.encoder.clone(), &self.core.config.limits);
-        self.core.slots.insert(Owned { slot, generation, records, leaving: None });
+        let progress = Progress::new(self.core.now, sessions.len());
+        self.core.slots.insert(Owned { slot, generation, records, leaving: None, progress });
         self.core.counts.one(Count::SlotsAdopted);
+        if snapshot_discarded {
+            self.core.counts.one(Count::SnapshotsDiscarded);
+        }
         if let Some(udp) = &mut self.udp {
             udp.adopt(&self.core, sessions);
         }
@@ -26,6 +31,7 @@ impl<P: Provider> Shard<P> {
             match news {
                 SlotNews::Settled { slot, group } => {
                     let Some(owned) = self.core.slots.get_mut(slot) else { continue };
+                    owned.progress.settled(group.snapshot_offset(), group.len());
                     let batch = owned.records.take_back(group);
                     for (message, committed) in batch.outcomes() {
                         let count = if committed { Count::MessagesCommitted } else { Count::MessagesRefused };

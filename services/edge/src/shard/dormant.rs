@@ -108,6 +108,10 @@ impl Dormants {
         self.sessions.get(&prefix).is_some_and(is_it) && self.sessions.remove(&prefix).is_some()
     }
 
+    pub(crate) fn states(&self) -> impl Iterator<Item = &SessionState> {
+        self.sessions.values().map(|dormant| &dormant.state)
+    }
+
     /// Forgets the sessions of a slot that went elsewhere; gives their number.
     pub(crate) fn forget(&mut self, is_of_slot: impl Fn([u8; 8]) -> bool) -> usize {
         let before = self.sessions.len();

@@ -15,6 +15,7 @@ mod relay;
 mod routes;
 mod session;
 mod slots;
+mod snapshots;
 mod tcp;
 mod tcp_handshake;
 mod tcp_session;

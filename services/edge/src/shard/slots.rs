@@ -6,6 +6,7 @@
 use usmp::Instant;
 
 use super::records::Records;
+use super::snapshots::Progress;
 
 /// A slot of this shard.
 pub(crate) struct Owned {
@@ -15,6 +16,8 @@ pub(crate) struct Owned {
     pub(crate) records: Records,
     /// It takes nothing any more, and goes to another pod once what it took is committed, or at this time.
     pub(crate) leaving: Option<Instant>,
+    /// How far its ledger has come since its last snapshot.
+    pub(crate) progress: Progress,
 }
 
 /// The slots of a shard.

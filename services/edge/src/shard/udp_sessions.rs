@@ -15,6 +15,7 @@ use super::dormant::Dormants;
 use super::records::{Kind, Message};
 use super::session::{Facts, close_reason};
 use super::slots::records_of;
+use super::snapshots::Snapshots;
 use super::turn::Turn;
 use super::udp_handshakes::{Accepted, UdpHandshakes};
 use super::udp_live::{Known, Live};
@@ -46,6 +47,7 @@ pub(crate) struct UdpSessions<P: Provider> {
     pub(super) config: SessionConfig,
     /// How far the ledger has been told again of sessions that say nothing.
     pub(super) told_again: Repeater,
+    pub(super) snapshots: Snapshots,
 }
 
 impl<P: Provider> UdpSessions<P> {
@@ -65,6 +67,7 @@ impl<P: Provider> UdpSessions<P> {
             dormant: Dormants::default(),
             config: machine_config(&core.config, &core.slots),
             told_again: Repeater::new(core),
+            snapshots: Snapshots::new(core.now),
         }
     }
 
@@ -388,7 +391,10 @@ impl<P: Provider> UdpSessions<P> {
     }
 
     pub(crate) fn next(&self) -> Option<Instant> {
-        [self.timers.next(), self.lingering_timers.next(), self.dormant.next()].into_iter().flatten().min()
+        [self.timers.next(), self.lingering_timers.next(), self.dormant.next(), self.snapshots.next()]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     pub(crate) fn is_silent(&self) -> bool {

@@ -78,8 +78,9 @@ impl Repeater {
 }
 
 impl<P: Provider> Live<P> {
-    fn state(&self) -> LedgerEntry {
-        LedgerEntry::State {
+    /// What the next owner would have to know of it now.
+    pub(super) fn session_state(&self) -> SessionState {
+        SessionState {
             session: self.machine.session_id().0,
             device: *self.facts.device.as_bytes(),
             birth: self.facts.birth,
@@ -87,6 +88,11 @@ impl<P: Provider> Live<P> {
             committed: self.machine.committed_seq(),
             fragment_open: self.machine.fragment_open(),
         }
+    }
+
+    fn state(&self) -> LedgerEntry {
+        let SessionState { session, device, birth, epoch, committed, fragment_open } = self.session_state();
+        LedgerEntry::State { session, device, birth, epoch, committed, fragment_open }
     }
 
     fn record(
@@ -340,6 +346,7 @@ impl<P: Provider> UdpSessions<P> {
             // The key that its record is sealed under is destroyed some time after it was followed by another.
             live.keep(core);
         }
+        self.turn_snapshots(core);
     }
 }
 
