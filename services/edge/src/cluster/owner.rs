@@ -34,6 +34,8 @@ const AT_ONCE: usize = 8;
 const ADOPTION: Duration = Duration::from_secs(20);
 /// How much longer one may take for a snapshot.
 const SNAPSHOT: Duration = Duration::from_millis(700);
+/// For so long a slot is not given back to the pod it came from; by then the store has told whether that pod drains.
+const GIVEN: Duration = Duration::from_secs(5);
 /// Pause after one that failed.
 const AGAIN: Duration = Duration::from_millis(500);
 /// How long a slot that leaves waits for what it took; what is not committed then is said again to the next owner.
@@ -59,6 +61,8 @@ struct Slot {
     owner: Option<(PodId, u32)>,
     /// It was handed over to this pod.
     given: bool,
+    /// By whom, and when: that pod drains, whether or not the store has said so yet.
+    giver: Option<(PodId, Instant)>,
     not_before: Option<Instant>,
 }
 
@@ -108,7 +112,7 @@ pub(super) struct Beginning {
 impl Owners {
     pub(super) fn new(beginning: Beginning) -> Self {
         let Beginning { me, bus, store, clock, peers, shards, map, draining, slots } = beginning;
-        let free = Slot { state: State::Elsewhere, owner: None, given: false, not_before: None };
+        let free = Slot { state: State::Elsewhere, owner: None, given: false, giver: None, not_before: None };
         Self {
             me,
             bus,
@@ -178,11 +182,12 @@ impl Owners {
                 }
             }
             FromPeers::Control { from, control } => match control {
-                Control::SlotMoved { slot, owner, generation } => self.moved(slot, owner, generation),
+                Control::SlotMoved { slot, owner, generation } => self.moved(slot, owner, generation).await,
                 Control::HandOver { slot } => {
                     if let Some(found) = self.slots.get_mut(usize::from(slot)) {
                         tracing::debug!(slot, %from, "a slot is handed over");
                         found.given = true;
+                        found.giver = Some((from, now()));
                         found.owner = None;
                         found.not_before = None;
                     }
@@ -197,11 +202,20 @@ impl Owners {
         }
     }
 
-    fn moved(&mut self, slot: u16, owner: PodId, generation: u32) {
+    async fn moved(&mut self, slot: u16, owner: PodId, generation: u32) {
         let Some(found) = self.slots.get_mut(usize::from(slot)) else { return };
         if owner != self.me && found.owner.is_none_or(|(_, known)| known <= generation) {
             found.owner = Some((owner, generation));
             self.pause.moved(now(), slot);
+            // An idle slot does not notice that it was fenced, and would open sessions that are lost.
+            if matches!(found.state, State::Ours { .. }) {
+                tracing::warn!(slot, %owner, generation, "this slot has another owner");
+                found.state = State::Leaving;
+                let until = self.clock.now();
+                if let Some(port) = self.shards.get(usize::from(self.shard_of(slot))) {
+                    port.link.send(ToShard::SlotLeaves { slot, until }).await;
+                }
+            }
             self.publish();
         }
     }
@@ -229,7 +243,9 @@ impl Owners {
         if found.owner.is_some_and(|(pod, _)| pod == self.me) {
             found.owner = None;
         }
-        if lost {
+        if found.owner.is_some() {
+            // Another pod has adopted it: nobody needs it from us.
+        } else if lost {
             tracing::warn!(
                 slot,
                 "this slot has another owner, or its last transaction is in doubt; adopting anew if it is ours"
@@ -312,7 +328,14 @@ impl Owners {
                         self.begin(slot, done.clone());
                     }
                 }
-                State::Ours { .. } if target.is_some_and(|pod| pod != self.me) => {
+                // Only to a pod that hears of it, and not back to one that has just given it away.
+                State::Ours { .. }
+                    if target.is_some_and(|pod| {
+                        pod != self.me
+                            && view.peer(pod).is_some_and(|peer| peer.linked)
+                            && found.giver.is_none_or(|(giver, at)| giver != pod || now >= at + GIVEN)
+                    }) =>
+                {
                     self.set(slot, State::Leaving);
                     let until = self.clock.now() + LEAVING;
                     if let Some(port) = self.shards.get(usize::from(self.shard_of(slot))) {
@@ -521,6 +544,7 @@ mod tests {
             state: State::Elsewhere,
             owner: owner.map(|pod| (pod, 1)),
             given: false,
+            giver: None,
             not_before: None,
         };
         let dead = pod(9);
