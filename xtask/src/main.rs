@@ -6,6 +6,7 @@ mod claims;
 mod docs;
 mod env;
 mod fuzz;
+mod instructions;
 mod junit;
 mod lines;
 mod source;
@@ -49,6 +50,8 @@ enum Task {
     Claims,
     /// Check that no hand-written file is too long
     Lines,
+    /// Count the instructions of each operation of the protocol (needs valgrind)
+    Instructions,
     /// Run each fuzz target with cargo-fuzz (needs the nightly toolchain)
     Fuzz {
         /// For how long each target runs
@@ -77,6 +80,7 @@ fn run(task: Task) -> Result<()> {
         Task::Docs { check } => docs::run(check),
         Task::Claims => claims::run(),
         Task::Lines => lines::run(),
+        Task::Instructions => instructions::run(),
         Task::Fuzz { seconds } => fuzz::run(seconds),
     }
 }

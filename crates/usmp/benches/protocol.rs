@@ -2,6 +2,9 @@
 //!
 //! `cargo bench -p usmp --features aws-lc` prints criterion's report and then, from the best of each, how many times
 //! the bare primitives each operation costs. Goals: 1.3 for open and seal of 128 bytes, 1.15 for a server's handshake.
+//!
+//! With `USMP_BENCH_REPEAT=GROUP/NAME=TIMES` it only does that one so many times: `cargo xtask instructions` counts them so. With
+//! `USMP_BENCH_REPEAT=list` it prints what there is.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -26,10 +29,38 @@ const PSK: [u8; 32] = [9; 32];
 
 /// The best time per iteration of each benchmark, for the ratios at the end.
 #[derive(Default)]
-struct Best(RefCell<BTreeMap<String, Duration>>);
+struct Best(RefCell<BTreeMap<String, Duration>>, Option<Repeat>);
+
+/// What is done instead of measuring time.
+enum Repeat {
+    List,
+    Times { benchmark: String, times: u64 },
+}
+
+impl Repeat {
+    fn asked_for() -> Option<Self> {
+        let asked = std::env::var("USMP_BENCH_REPEAT").ok()?;
+        let Some((benchmark, times)) = asked.split_once('=') else { return Some(Self::List) };
+        Some(Self::Times {
+            benchmark: benchmark.to_owned(),
+            times: times.parse().expect("a number of times"),
+        })
+    }
+
+    fn run(&self, name: &str, mut run: impl FnMut()) {
+        match self {
+            Self::List => println!("{name}"),
+            Self::Times { benchmark, times } if benchmark == name => (0..*times).for_each(|_| run()),
+            Self::Times { .. } => {}
+        }
+    }
+}
 
 impl Best {
     fn bench(&self, criterion: &mut Criterion, group: &str, name: &str, bytes: usize, mut run: impl FnMut()) {
+        if let Some(repeat) = &self.1 {
+            return repeat.run(&format!("{group}/{name}"), run);
+        }
         let mut group_of = criterion.benchmark_group(group);
         group_of.warm_up_time(Duration::from_millis(300)).measurement_time(Duration::from_secs(1));
         if bytes > 0 {
@@ -188,11 +219,14 @@ fn with_keys<P: Provider>(criterion: &mut Criterion, best: &Best, group: &str) {
 
 fn main() {
     let mut criterion = Criterion::default().configure_from_args();
-    let best = Best::default();
+    let best = Best(RefCell::default(), Repeat::asked_for());
     without_keys(&mut criterion, &best);
     with_keys::<RustCrypto>(&mut criterion, &best, "rustcrypto");
     #[cfg(feature = "aws-lc")]
     with_keys::<AwsLc>(&mut criterion, &best, "aws-lc");
+    if best.1.is_some() {
+        return;
+    }
     criterion.final_summary();
 
     println!();
