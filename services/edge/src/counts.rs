@@ -100,6 +100,8 @@ counts! {
     JournalEntriesLost = "sluice.edge.ledger.entries_lost";
     /// Datagrams handed to another pod.
     DatagramsToPods = "sluice.edge.datagrams.to_pods";
+    /// Datagrams that waited for a slot's owner to be known.
+    DatagramsHeld = "sluice.edge.datagrams.held";
     /// Datagrams that another pod handed over.
     DatagramsFromPods = "sluice.edge.datagrams.from_pods";
     /// UDP sessions whose device now speaks from another address.

@@ -9,6 +9,7 @@ mod buffers;
 mod cookies;
 mod core;
 mod dormant;
+mod holds;
 mod keys;
 mod records;
 mod relay;
@@ -399,7 +400,7 @@ impl<P: Provider> Shard<P> {
             _ => None,
         };
         let next = [
-            self.udp.as_ref().and_then(Udp::next),
+            self.udp.as_ref().and_then(|udp| udp.next(self.core.now)),
             self.tcp.as_ref().and_then(Tcp::next),
             self.core.security.next(),
             farewell,

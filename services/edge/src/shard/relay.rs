@@ -58,8 +58,9 @@ impl Relay {
         Self::new(watch::channel(Arc::new(SlotMap::alone(shards))).1, None)
     }
 
-    /// Takes in what has changed; looks without a lock.
-    pub(crate) fn refresh(&mut self) {
+    /// Takes in what has changed; looks without a lock. `true` when slots have other owners.
+    pub(crate) fn refresh(&mut self) -> bool {
+        let moved = self.slot_map.has_changed().unwrap_or(false);
         if self.slot_map.has_changed().unwrap_or(false) {
             self.known = Arc::clone(&self.slot_map.borrow_and_update());
         }
@@ -68,6 +69,7 @@ impl Relay {
         {
             self.links = Arc::clone(&senders.borrow_and_update());
         }
+        moved
     }
 
     pub(crate) fn place(&self, slot: u16) -> Place {

@@ -19,6 +19,7 @@ use usmp::server::demux::{Datagram, classify};
 
 use super::cookies::Cookies;
 use super::core::Core;
+use super::holds::{Holds, LOOK};
 use super::keys::Keys;
 use super::records::Message;
 use super::relay::{Relay, flow};
@@ -29,6 +30,7 @@ use crate::cluster::Place;
 use crate::counts::{Count, drop_count};
 use crate::link::{Errand, Found, Kept, Relayed, SendReply, SessionRef};
 use crate::path::{Path, Via};
+use crate::session_ids::slot_in;
 use crate::udp_io::{Inbound, Outbound};
 
 /// Batches received per turn; then handshakes, connections and commits have their turn.
@@ -51,6 +53,7 @@ pub(crate) struct Udp<P: Provider> {
     accepted: Vec<Accepted<P>>,
     peers: Vec<PeerShard>,
     routes: Routes,
+    holds: Holds,
 }
 
 impl<P: Provider> Udp<P> {
@@ -71,6 +74,7 @@ impl<P: Provider> Udp<P> {
             accepted: Vec::new(),
             peers,
             routes: Routes::new(),
+            holds: Holds::default(),
         })
     }
 
@@ -79,7 +83,9 @@ impl<P: Provider> Udp<P> {
     }
 
     pub(crate) fn turn(&mut self, core: &mut Core) {
-        self.out.relay.refresh();
+        if (self.out.relay.refresh() && !self.holds.is_empty()) || self.holds.is_due(core.now) {
+            self.let_held_go(core);
+        }
         for _ in 0..BATCHES_PER_TURN {
             if !self.readable {
                 break;
@@ -103,13 +109,38 @@ impl<P: Provider> Udp<P> {
                     accepted: &mut self.accepted,
                 };
                 if let Some(to) = taken.datagram(core, source, datagram, &mut self.routes) {
-                    relay(core, &self.peers, &self.out.relay, to, source, datagram);
+                    relay(core, &self.peers, &self.out.relay, &mut self.holds, to, source, datagram);
                 }
             }
         }
         self.handshakes.turn(core, &mut self.out, &self.sessions, &mut self.accepted);
         self.open_accepted(core);
         self.sessions.turn(core, &mut self.out, &mut self.handshakes);
+    }
+
+    /// Tries again what waited for the owner of its slot.
+    fn let_held_go(&mut self, core: &mut Core) {
+        for hold in self.holds.take(core.now) {
+            let Some(mut hold) = hold else {
+                core.counts.one(Count::DroppedNoOwner);
+                continue;
+            };
+            if self.out.relay.place(slot_in(hold.prefix)) == Place::Nowhere {
+                self.holds.put_back(hold);
+                continue;
+            }
+            let held = &mut hold.held;
+            let source = held.path.address();
+            let mut taken = Taken {
+                out: &mut self.out,
+                handshakes: &mut self.handshakes,
+                sessions: &mut self.sessions,
+                accepted: &mut self.accepted,
+            };
+            if let Some(to) = taken.datagram(core, source, held.datagram(), &mut self.routes) {
+                relay(core, &self.peers, &self.out.relay, &mut self.holds, to, source, held.datagram());
+            }
+        }
     }
 
     /// Takes a datagram that another shard or pod received for us, or that we are to send for it.
@@ -240,8 +271,9 @@ impl<P: Provider> Udp<P> {
         self.readable || self.handshakes.is_behind()
     }
 
-    pub(crate) fn next(&self) -> Option<Instant> {
-        [self.handshakes.next(), self.sessions.next()].into_iter().flatten().min()
+    pub(crate) fn next(&self, now: Instant) -> Option<Instant> {
+        let held = (!self.holds.is_empty()).then(|| now + LOOK);
+        [self.handshakes.next(), self.sessions.next(), held].into_iter().flatten().min()
     }
 }
 
@@ -258,6 +290,8 @@ struct Taken<'a, P: Provider> {
 enum Elsewhere {
     /// Whoever serves this slot.
     Slot(u16),
+    /// Whoever serves the slot of the session with this name, which waits if nobody is known to.
+    Session(u16, [u8; 8]),
     /// This shard, which has slots where sessions can be born.
     Home(u16),
 }
@@ -280,7 +314,7 @@ impl<P: Provider> Taken<'_, P> {
                     }
                     Some(slot) => {
                         routes.remember(core.now, source, slot);
-                        return Some(Elsewhere::Slot(slot));
+                        return Some(Elsewhere::Session(slot, prefix));
                     }
                     None => core.counts.one(Count::DroppedForgedSession),
                 }
@@ -370,13 +404,14 @@ fn relay(
     core: &Core,
     peers: &[PeerShard],
     relay: &Relay,
+    holds: &mut Holds,
     to: Elsewhere,
     source: SocketAddr,
     datagram: &[u8],
 ) {
     let shard = match to {
         Elsewhere::Home(shard) => shard,
-        Elsewhere::Slot(slot) => match relay.place(slot) {
+        Elsewhere::Slot(slot) | Elsewhere::Session(slot, _) => match relay.place(slot) {
             Place::Shard(shard) => shard,
             Place::Pod(pod) => {
                 let handed = relay.datagram(pod, flow(core.shard, slot), source, datagram);
@@ -386,7 +421,13 @@ fn relay(
                     Count::DroppedRelayFull
                 });
             }
-            Place::Nowhere => return core.counts.one(Count::DroppedNoOwner),
+            Place::Nowhere => {
+                let waits = match to {
+                    Elsewhere::Session(_, prefix) => holds.hold(core.now, prefix, source, datagram),
+                    _ => false,
+                };
+                return core.counts.one(if waits { Count::DatagramsHeld } else { Count::DroppedNoOwner });
+            }
         },
     };
     let Some(peer) = peers.get(usize::from(shard)) else {

@@ -1,0 +1,107 @@
+//! PACKET PATH: no lock, no log, no await; allocates only while a slot has no owner.
+//!
+//! Datagrams of slots that nobody is known to serve: a slot that moves is dark for some tenths of a second, and a device that loses one
+//! of its few transmissions to that may give its message up.
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+
+use usmp::{Duration, Instant};
+
+use super::dormant::Held;
+
+/// How long a datagram waits.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// Datagrams that wait in a shard, one for each session. A further one is dropped; its device has a timer.
+const MAX_HELD: usize = 1024;
+
+/// How often the shard looks whether owners are known, beside what wakes it.
+pub(super) const LOOK: Duration = Duration::from_millis(20);
+
+/// A datagram, its session, and how long it waits.
+#[derive(Debug)]
+pub(super) struct Hold {
+    pub(super) prefix: [u8; 8],
+    until: Instant,
+    pub(super) held: Box<Held>,
+}
+
+/// The datagrams that wait in a shard.
+#[derive(Debug, Default)]
+pub(super) struct Holds(VecDeque<Hold>);
+
+impl Holds {
+    /// Lets a datagram wait, in place of an earlier one of its session; `false` when too many do.
+    pub(super) fn hold(
+        &mut self,
+        now: Instant,
+        prefix: [u8; 8],
+        source: SocketAddr,
+        datagram: &[u8],
+    ) -> bool {
+        self.0.retain(|hold| hold.prefix != prefix);
+        if self.0.len() >= MAX_HELD {
+            return false;
+        }
+        let held = Box::new(Held::new(source.into(), datagram));
+        self.0.push_back(Hold { prefix, until: now + PATIENCE, held });
+        true
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Whether one has waited too long. They stand in the order in which they do.
+    pub(super) fn is_due(&self, now: Instant) -> bool {
+        self.0.front().is_some_and(|hold| hold.until <= now)
+    }
+
+    /// Takes all of them out, those that waited too long as `None`.
+    pub(super) fn take(&mut self, now: Instant) -> impl Iterator<Item = Option<Hold>> + use<> {
+        std::mem::take(&mut self.0).into_iter().map(move |hold| (now < hold.until).then_some(hold))
+    }
+
+    /// Lets one wait on, for as long as it has left.
+    pub(super) fn put_back(&mut self, hold: Hold) {
+        self.0.push_back(hold);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn source() -> SocketAddr {
+        SocketAddr::from(([192, 0, 2, 1], 4000))
+    }
+
+    #[test]
+    fn the_last_datagram_of_each_session_waits_for_two_seconds() {
+        let mut holds = Holds::default();
+        assert!(holds.hold(Instant::ZERO, [1; 8], source(), b"a"));
+        assert!(holds.hold(Instant::from_millis(500), [2; 8], source(), b"b"));
+        assert!(holds.hold(Instant::from_millis(1000), [1; 8], source(), b"c"));
+        assert!(!holds.is_due(Instant::from_millis(2499)));
+        assert!(holds.is_due(Instant::from_millis(2500)));
+        let taken: Vec<_> = holds.take(Instant::from_millis(2500)).collect();
+        assert!(holds.is_empty());
+        let [None, Some(mut first)] = <[_; 2]>::try_from(taken).expect("two sessions") else {
+            panic!("the second session's waited for too long");
+        };
+        assert_eq!((first.prefix, &*first.held.datagram()), ([1; 8], &b"c"[..]));
+        holds.put_back(first);
+        assert!(holds.is_due(Instant::from_millis(3000)), "it has no more time than before");
+    }
+
+    #[test]
+    fn no_more_wait_than_may() {
+        let mut holds = Holds::default();
+        for session in 0..MAX_HELD as u64 {
+            assert!(holds.hold(Instant::ZERO, session.to_be_bytes(), source(), b"a"));
+        }
+        assert!(!holds.hold(Instant::ZERO, [0xff; 8], source(), b"a"));
+        assert!(holds.hold(Instant::ZERO, [0; 8], source(), b"b"), "in place of its own");
+    }
+}
