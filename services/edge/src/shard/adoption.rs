@@ -58,10 +58,15 @@ impl<P: Provider> Shard<P> {
     /// Gives away the slots that are leaving, once what was taken for them is committed.
     pub(super) fn let_slots_go(&mut self) {
         let now = self.core.now;
-        let goes = |owned: &Owned| owned.leaving.is_some_and(|until| owned.records.is_idle() || until <= now);
-        while let Some(slot) =
-            self.core.slots.owned().iter().find(|owned| goes(owned)).map(|owned| owned.slot)
-        {
+        loop {
+            let udp = self.udp.as_ref();
+            let goes = |owned: &&Owned| {
+                let mid_message = || udp.is_some_and(|udp| udp.is_mid_message(owned.slot));
+                owned.leaving.is_some_and(|leaving| leaving.goes(now, owned.records.is_idle(), mid_message))
+            };
+            let Some(slot) = self.core.slots.owned().iter().find(goes).map(|owned| owned.slot) else {
+                return;
+            };
             self.core.counts.one(Count::SlotsLeft);
             self.give_up(slot);
             self.tell_cluster(ToCluster::Left { slot });

@@ -16,7 +16,7 @@ use super::buffers::Buffers;
 use super::cookies::Cookies;
 use super::records::Records;
 use super::session::{Facts, Session};
-use super::slots::{Slots, records_of};
+use super::slots::{Owned, Slots, records_of};
 use super::turn::{Held, Turn, Waiting};
 use crate::admission::Penalties;
 use crate::clock::Clock;
@@ -148,11 +148,16 @@ impl Core {
     }
 
     /// Whether a message of a session in this slot finds room.
-    pub(crate) fn has_room_in(&self, slot: u16) -> bool {
+    /// `continues` one that began before.
+    pub(crate) fn has_room_in(&self, slot: u16, continues: bool) -> bool {
         match &self.slots {
             Slots::Alone => self.has_room(),
             Slots::Shared { .. } => {
-                let found = self.slots.get(slot).filter(|owned| owned.leaving.is_none());
+                let takes = |owned: &&Owned| match &owned.leaving {
+                    None => true,
+                    Some(leaving) => continues && leaving.is_finishing(self.now),
+                };
+                let found = self.slots.get(slot).filter(takes);
                 self.taking && found.is_some_and(|owned| owned.records.has_room())
             }
         }
@@ -301,7 +306,7 @@ impl Core {
             Some(held) if !held.tcp && self.slots.are_shared() => Some(slot_in(held.id.prefix())),
             _ => None,
         };
-        if !slot.map_or_else(|| self.records.has_room(), |slot| self.has_room_in(slot)) {
+        if !slot.map_or_else(|| self.records.has_room(), |slot| self.has_room_in(slot, false)) {
             // A slot that went elsewhere took its sessions along: what they said is said again there.
             if slot.is_some_and(|slot| self.slots.get(slot).is_none_or(|owned| owned.leaving.is_some())) {
                 let _dropped = self.waiting.take(session);

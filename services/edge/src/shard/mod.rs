@@ -44,6 +44,7 @@ use self::keys::Keys;
 pub(crate) use self::records::{MIN_BYTES, MIN_RECORDS, Records, Settled, Sink};
 pub(crate) use self::relay::{Relay, Senders, shard_and_slot};
 pub(crate) use self::session::Session;
+use self::slots::Leaving;
 pub(crate) use self::slots::Slots;
 use self::tcp::Tcp;
 pub(crate) use self::udp::PeerShard;
@@ -61,6 +62,9 @@ const CONNECTIONS: usize = 16;
 
 /// Longest sleep: what nobody wakes the shard for is seen by then.
 const LONGEST_SLEEP: Duration = Duration::from_secs(1);
+
+/// How often a slot that leaves is looked at.
+const SLOT_LOOK: Duration = Duration::from_millis(20);
 
 /// Messages taken from the inbox per turn.
 const INBOX_PER_TURN: usize = 256;
@@ -232,8 +236,9 @@ impl<P: Provider> Shard<P> {
                 ToShard::Go { session } => self.core.waiting.go(session),
                 ToShard::SlotAdopted(adopted) => self.adopt(*adopted),
                 ToShard::SlotLeaves { slot, until } => {
+                    let leaving = Leaving::from(self.core.now, until);
                     if let Some(owned) = self.core.slots.get_mut(slot) {
-                        owned.leaving.get_or_insert(until);
+                        owned.leaving.get_or_insert(leaving);
                     }
                 }
                 ToShard::SessionFound { session, found } => {
@@ -279,8 +284,9 @@ impl<P: Provider> Shard<P> {
                     self.core.accepting = false;
                     self.core.taking = false;
                     // Sessions in slots are not over: the next owner goes on with them.
+                    let leaving = Leaving::from(self.core.now, until);
                     for owned in self.core.slots.owned_mut() {
-                        owned.leaving.get_or_insert(until);
+                        owned.leaving.get_or_insert(leaving);
                     }
                     self.phase = Phase::Finishing(until);
                 }
@@ -403,6 +409,13 @@ impl<P: Provider> Shard<P> {
             self.udp.as_ref().and_then(|udp| udp.next(self.core.now)),
             self.tcp.as_ref().and_then(Tcp::next),
             self.core.security.next(),
+            // A slot that leaves waits for messages, which wake nobody when they do not come.
+            self.core
+                .slots
+                .owned()
+                .iter()
+                .any(|owned| owned.leaving.is_some())
+                .then(|| self.core.now + SLOT_LOOK),
             farewell,
         ];
         let next = next.into_iter().flatten().min();

@@ -3,7 +3,7 @@
 //! The slots that this shard serves, each with the records of its sessions. A shard that shares its sessions with nobody has one slot, of
 //! its own number, whose records go with all others.
 
-use usmp::Instant;
+use usmp::{Duration, Instant};
 
 use super::records::Records;
 use super::snapshots::Progress;
@@ -14,10 +14,38 @@ pub(crate) struct Owned {
     /// Owners that its journal has had.
     pub(crate) generation: u32,
     pub(crate) records: Records,
-    /// It takes nothing any more, and goes to another pod once what it took is committed, or at this time.
-    pub(crate) leaving: Option<Instant>,
+    /// It takes no new message any more, and goes to another pod once what it took is committed.
+    pub(crate) leaving: Option<Leaving>,
     /// How far its ledger has come since its last snapshot.
     pub(crate) progress: Progress,
+}
+
+/// How a slot leaves.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Leaving {
+    /// It goes at this time whatever is open.
+    until: Instant,
+    /// Until this time it waits for the rest of messages that began here: nobody else has their first frames.
+    finishing: Instant,
+}
+
+/// How long the rest of a message is waited for. A device sends the next frame when it has the acknowledgement of the one before.
+const REST: Duration = Duration::from_millis(500);
+
+impl Leaving {
+    pub(crate) fn from(now: Instant, until: Instant) -> Self {
+        Self { until, finishing: until.min(now + REST) }
+    }
+
+    /// Whether frames that continue a message are taken.
+    pub(crate) fn is_finishing(&self, now: Instant) -> bool {
+        now < self.finishing
+    }
+
+    /// Whether it goes now.
+    pub(crate) fn goes(&self, now: Instant, idle: bool, mid_message: impl FnOnce() -> bool) -> bool {
+        self.until <= now || idle && !(self.is_finishing(now) && mid_message())
+    }
 }
 
 /// The slots of a shard.
@@ -91,7 +119,7 @@ impl Slots {
     }
 }
 
-/// Where the messages of a slot's sessions go; `None` when the slot takes nothing. Apart from [`Core`](super::Core), so that its other
+/// Where the messages of a slot's sessions go; `None` when the slot is not here. Apart from [`Core`](super::Core), so that its other
 /// parts can be lent meanwhile.
 pub(crate) fn records_of<'a>(
     slots: &'a mut Slots,
@@ -101,8 +129,27 @@ pub(crate) fn records_of<'a>(
     match slots {
         Slots::Alone => Some(plain),
         Slots::Shared { owned, .. } => {
-            let found = owned.iter_mut().find(|owned| owned.slot == slot && owned.leaving.is_none())?;
+            let found = owned.iter_mut().find(|owned| owned.slot == slot)?;
             Some(&mut found.records)
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_slot_that_leaves_waits_a_moment_for_the_rest_of_a_message() {
+        let at = Instant::from_millis;
+        let leaving = Leaving::from(at(0), at(5000));
+        assert!(leaving.goes(at(1), true, || false), "nothing is open");
+        assert!(!leaving.goes(at(1), false, || false), "records are on their way");
+        assert!(!leaving.goes(at(499), true, || true), "the next frame is to come");
+        assert!(leaving.goes(at(500), true, || true), "it did not come");
+        assert!(leaving.goes(at(5000), false, || true), "whatever is open");
+        assert!(leaving.is_finishing(at(499)) && !leaving.is_finishing(at(500)));
+        let lost = Leaving::from(at(7), at(7));
+        assert!(lost.goes(at(7), false, || true) && !lost.is_finishing(at(7)), "it has another owner");
     }
 }

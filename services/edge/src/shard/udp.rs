@@ -191,6 +191,11 @@ impl<P: Provider> Udp<P> {
         self.sessions.adopt(core, sessions);
     }
 
+    /// Whether a session of the slot has sent a part of a message.
+    pub(crate) fn is_mid_message(&self, slot: u16) -> bool {
+        self.sessions.is_mid_message(slot)
+    }
+
     /// A slot is not this shard's any more.
     pub(crate) fn suspend(&mut self, core: &mut Core, slot: u16) {
         self.sessions.suspend(core, &mut self.handshakes, slot);

@@ -150,13 +150,16 @@ impl<P: Provider> UdpSessions<P> {
             return self.sealed_after_end(core, out, path, prefix, datagram);
         };
         let slot = slot_in(prefix);
+        let Some(live) = self.table.get_mut(at) else { return };
+        let room = match frame_type {
+            FrameType::Data | FrameType::DataFrag => core.has_room_in(slot, live.machine.fragment_open()),
+            FrameType::Rekey => core.has_room_in(slot, false),
+            _ => true,
+        };
         // What has no room is as if it had never arrived: the device sends it again.
-        if matches!(frame_type, FrameType::Data | FrameType::DataFrag | FrameType::Rekey)
-            && !core.has_room_in(slot)
-        {
+        if !room {
             return core.counts.one(Count::DroppedBehind);
         }
-        let Some(live) = self.table.get_mut(at) else { return };
         let session = core.session_ref(false, at, live.facts.serial);
         let known = live.known();
         let named = Named { device: live.facts.device, tenant: live.facts.tenant };

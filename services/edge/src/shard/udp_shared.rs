@@ -308,6 +308,13 @@ impl<P: Provider> UdpSessions<P> {
         }
     }
 
+    /// Whether a session of the slot has sent a part of a message.
+    pub(crate) fn is_mid_message(&self, slot: u16) -> bool {
+        self.table.iter().any(|(_, live)| {
+            live.machine.fragment_open() && slot_in(live.machine.session_id().prefix()) == slot
+        })
+    }
+
     /// The slot goes to another owner, or has one: its sessions are not ours any more, and no word is said to their devices.
     pub(crate) fn suspend(&mut self, core: &mut Core, handshakes: &mut UdpHandshakes<P>, slot: u16) {
         let of_slot = |prefix| slot_in(prefix) == slot;
