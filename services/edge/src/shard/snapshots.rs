@@ -14,15 +14,15 @@ use super::core::Core;
 use super::udp_sessions::UdpSessions;
 use crate::session_ids::slot_in;
 
-/// A slot of which the ledger heard anything has a snapshot as young as this.
-const AT_LEAST_EACH: Duration = Duration::from_secs(60);
-
-/// One of which it heard much has one sooner, but never more often than this.
+/// A slot of which the ledger heard much has a snapshot sooner than is configured, but never more often than this.
 const AT_MOST_EACH: Duration = Duration::from_secs(10);
 
 /// How much that is: so many records, and so many for each session, so that the store is never told more than Kafka.
 const MANY_RECORDS: usize = 20_000;
 const RECORDS_PER_SESSION: usize = 8;
+
+/// Pause between two looks for slots that are due.
+const LOOK: Duration = Duration::from_secs(1);
 
 /// Places of the table looked at in one step, and the pause between two.
 const PLACES: u32 = 2048;
@@ -53,9 +53,9 @@ impl Progress {
     }
 
     /// From which offset a snapshot that is due now lets its reader go on.
-    fn due(&self, now: Instant) -> Option<i64> {
+    fn due(&self, now: Instant, each: Duration) -> Option<i64> {
         let many = self.records >= MANY_RECORDS.max(RECORDS_PER_SESSION * self.sessions);
-        let after = if many { AT_MOST_EACH } else { AT_LEAST_EACH };
+        let after = if many { each.min(AT_MOST_EACH) } else { each };
         self.offset.filter(|_| self.records > 0 && now >= self.since + after)
     }
 }
@@ -73,7 +73,7 @@ pub(super) struct Snapshots {
 
 impl Snapshots {
     pub(super) fn new(now: Instant) -> Self {
-        Self { at: now + AT_MOST_EACH, making: HashMap::new(), place: 0, written: Arc::default() }
+        Self { at: now, making: HashMap::new(), place: 0, written: Arc::default() }
     }
 
     /// When to go on with those in the making.
@@ -94,7 +94,7 @@ impl<P: Provider> UdpSessions<P> {
                 self.begin_snapshots(core);
             }
             if self.snapshots.making.is_empty() {
-                self.snapshots.at = core.now + Duration::from_secs(1);
+                self.snapshots.at = core.now + LOOK;
             }
             return;
         }
@@ -113,9 +113,9 @@ impl<P: Provider> UdpSessions<P> {
 
     /// First the offsets, then the sessions.
     fn begin_snapshots(&mut self, core: &mut Core) {
-        let now = core.now;
+        let (now, each) = (core.now, core.config.cluster.snapshot_interval);
         for owned in core.slots.owned_mut().iter_mut().filter(|owned| owned.leaving.is_none()) {
-            if let Some(offset) = owned.progress.due(now) {
+            if let Some(offset) = owned.progress.due(now, each) {
                 let snapshot = Snapshot { offset, generation: owned.generation, sessions: Vec::new() };
                 owned.progress.records = 0;
                 owned.progress.since = now;
@@ -152,28 +152,30 @@ fn slot_of(state: &SessionState) -> u16 {
 mod tests {
     use super::*;
 
+    const EACH: Duration = Duration::from_secs(60);
+
     #[test]
     fn a_quiet_slot_has_a_snapshot_a_minute_and_a_silent_one_none() {
         let mut progress = Progress::new(Instant::ZERO, 0);
-        let much_later = Instant::ZERO + 100 * AT_LEAST_EACH;
-        assert_eq!(progress.due(much_later), None, "nothing was settled");
+        let much_later = Instant::ZERO + 100 * EACH;
+        assert_eq!(progress.due(much_later, EACH), None, "nothing was settled");
         progress.settled(None, 3);
-        assert_eq!(progress.due(much_later), None, "nobody knows where the reader would go on");
+        assert_eq!(progress.due(much_later, EACH), None, "nobody knows where the reader would go on");
         progress.settled(Some(7), 2);
         progress.settled(None, 2);
-        assert_eq!(progress.due(Instant::ZERO + AT_LEAST_EACH), Some(7));
-        assert_eq!(progress.due(Instant::ZERO + AT_MOST_EACH), None);
+        assert_eq!(progress.due(Instant::ZERO + EACH, EACH), Some(7));
+        assert_eq!(progress.due(Instant::ZERO + AT_MOST_EACH, EACH), None);
     }
 
     #[test]
     fn a_busy_slot_has_them_sooner_but_tells_the_store_less_than_kafka() {
         let mut progress = Progress::new(Instant::ZERO, 0);
         progress.settled(Some(7), MANY_RECORDS);
-        assert_eq!(progress.due(Instant::ZERO + AT_MOST_EACH), Some(7));
+        assert_eq!(progress.due(Instant::ZERO + AT_MOST_EACH, EACH), Some(7));
         let mut large = Progress::new(Instant::ZERO, 100_000);
         large.settled(Some(7), MANY_RECORDS);
-        assert_eq!(large.due(Instant::ZERO + AT_MOST_EACH), None);
+        assert_eq!(large.due(Instant::ZERO + AT_MOST_EACH, EACH), None);
         large.settled(Some(9), RECORDS_PER_SESSION * 100_000);
-        assert_eq!(large.due(Instant::ZERO + AT_MOST_EACH), Some(9));
+        assert_eq!(large.due(Instant::ZERO + AT_MOST_EACH, EACH), Some(9));
     }
 }
