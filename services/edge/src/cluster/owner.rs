@@ -42,6 +42,10 @@ const AGAIN: Duration = Duration::from_millis(500);
 const LEAVING: Duration = Duration::from_secs(5);
 /// How long a pod is dead before it is taken off the store's list, and the pause between tries to do so.
 const RETIRE: Duration = Duration::from_secs(10);
+/// How often a pod says which slots it serves, and how long that is believed: a hand-over can be lost with a link, and then each of two
+/// pods takes the other one for the owner.
+const ANNOUNCE: Duration = Duration::from_millis(1500);
+const BELIEVED: Duration = Duration::from_secs(5);
 /// Questions to Kafka whether it answers.
 const PULSE: Duration = Duration::from_millis(400);
 
@@ -59,6 +63,8 @@ struct Slot {
     state: State,
     /// Who was last heard to serve it, and since which generation.
     owner: Option<(PodId, u32)>,
+    /// When that was heard last.
+    heard: Option<Instant>,
     /// It was handed over to this pod.
     given: bool,
     /// By whom, and when: that pod drains, whether or not the store has said so yet.
@@ -112,7 +118,14 @@ pub(super) struct Beginning {
 impl Owners {
     pub(super) fn new(beginning: Beginning) -> Self {
         let Beginning { me, bus, store, clock, peers, shards, map, draining, slots } = beginning;
-        let free = Slot { state: State::Elsewhere, owner: None, given: false, giver: None, not_before: None };
+        let free = Slot {
+            state: State::Elsewhere,
+            owner: None,
+            heard: None,
+            given: false,
+            giver: None,
+            not_before: None,
+        };
         Self {
             me,
             bus,
@@ -144,6 +157,8 @@ impl Owners {
         let mut view = self.peers.view();
         let mut look = tokio::time::interval(LOOK);
         look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut announce = tokio::time::interval(ANNOUNCE);
+        announce.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut pulse = tokio::time::interval(PULSE);
         pulse.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
@@ -160,9 +175,11 @@ impl Owners {
                 }
                 _ = view.changed() => {}
                 _ = look.tick() => {}
+                _ = announce.tick() => self.announce(),
                 _ = pulse.tick() => self.ask_kafka(),
             }
             let seen = Arc::clone(&view.borrow_and_update());
+            self.forget_silent();
             self.reconcile(&seen, &done).await;
             self.retire(&seen);
         }
@@ -204,8 +221,11 @@ impl Owners {
 
     async fn moved(&mut self, slot: u16, owner: PodId, generation: u32) {
         let Some(found) = self.slots.get_mut(usize::from(slot)) else { return };
-        if owner != self.me && found.owner.is_none_or(|(_, known)| known <= generation) {
+        if found.owner == Some((owner, generation)) {
+            found.heard = Some(now());
+        } else if owner != self.me && found.owner.is_none_or(|(_, known)| known <= generation) {
             found.owner = Some((owner, generation));
+            found.heard = Some(now());
             self.pause.moved(now(), slot);
             // An idle slot does not notice that it was fenced, and would open sessions that are lost.
             if matches!(found.state, State::Ours { .. }) {
@@ -216,6 +236,33 @@ impl Owners {
                     port.link.send(ToShard::SlotLeaves { slot, until }).await;
                 }
             }
+            self.publish();
+        }
+    }
+
+    /// Says again which slots are served here.
+    fn announce(&self) {
+        let senders = Arc::clone(&self.peers.senders().borrow());
+        for (slot, generation) in self.ours() {
+            for sender in senders.values() {
+                // Said again soon.
+                let _ = sender.try_control(Control::SlotMoved { slot, owner: self.me, generation });
+            }
+        }
+    }
+
+    /// Forgets owners that have not said so for some time.
+    fn forget_silent(&mut self) {
+        let (me, now) = (self.me, now());
+        let mut forgot = false;
+        for found in &mut self.slots {
+            let is_silent = found.heard.is_none_or(|heard| heard + BELIEVED <= now);
+            if found.owner.is_some_and(|(pod, _)| pod != me) && is_silent {
+                found.owner = None;
+                forgot = true;
+            }
+        }
+        if forgot {
             self.publish();
         }
     }
@@ -253,6 +300,7 @@ impl Owners {
             found.not_before = Some(now() + AGAIN);
         } else if let Some(successor) = successor {
             found.owner = Some((successor, 0));
+            found.heard = Some(now());
             if let Some(sender) = self.peers.sender(successor) {
                 // Should the link end, the successor sees the slot without an owner, since nobody claims it.
                 let _ = sender.control(Control::HandOver { slot }).await;
@@ -543,6 +591,7 @@ mod tests {
         let slot = |owner: Option<PodId>| Slot {
             state: State::Elsewhere,
             owner: owner.map(|pod| (pod, 1)),
+            heard: None,
             given: false,
             giver: None,
             not_before: None,
