@@ -59,14 +59,28 @@ pub fn sessions_by_key(records: &[Record]) -> HashMap<&[u8], HashSet<&str>> {
 
 /// Reads a topic from its beginning, `read_committed`, without a group.
 pub struct TopicReader {
+    brokers: String,
     consumer: BaseConsumer,
     topic: String,
     partitions: i32,
     records: Vec<Record>,
     /// Behind the last record of each partition.
     next: HashMap<i32, i64>,
-    /// Partitions whose end was seen since they were last assigned.
+    /// Partitions whose end was seen since the consumer was made.
     at_end: HashSet<i32>,
+}
+
+fn consumer(brokers: &str) -> Result<BaseConsumer> {
+    ClientConfig::new()
+        .set("bootstrap.servers", brokers)
+        .set("group.id", "none")
+        .set("enable.auto.commit", "false")
+        .set("isolation.level", "read_committed")
+        .set("enable.partition.eof", "true")
+        .set("fetch.wait.max.ms", "20")
+        .set("reconnect.backoff.max.ms", "500")
+        .create()
+        .context("cannot make a consumer")
 }
 
 impl std::fmt::Debug for TopicReader {
@@ -81,18 +95,9 @@ impl TopicReader {
     /// # Errors
     /// The client cannot be made.
     pub fn open(brokers: &str, topic: &str, partitions: i32) -> Result<Self> {
-        let consumer: BaseConsumer = ClientConfig::new()
-            .set("bootstrap.servers", brokers)
-            .set("group.id", "none")
-            .set("enable.auto.commit", "false")
-            .set("isolation.level", "read_committed")
-            .set("enable.partition.eof", "true")
-            .set("fetch.wait.max.ms", "20")
-            .set("reconnect.backoff.max.ms", "500")
-            .create()
-            .context("cannot make a consumer")?;
         let reader = Self {
-            consumer,
+            brokers: brokers.to_owned(),
+            consumer: consumer(brokers)?,
             topic: topic.to_owned(),
             partitions,
             records: Vec::new(),
@@ -167,9 +172,12 @@ impl TopicReader {
             })?;
             ends.insert(partition, end);
         }
-        // Marks of a transaction's end take offsets and are no records, so that no record may have the last offset. The consumer tells
-        // of each end once, and anew when it is told to read.
-        self.consumer.assign(&self.places()?)?;
+        // Marks of a transaction's end take offsets and are no records, so that no record may have the last offset. A consumer tells
+        // of each end when it comes to it, and that must be after the question above: another one goes on. (The same one must not be
+        // told to read what it reads already: librdkafka may fail an assertion then.)
+        let fresh = consumer(&self.brokers)?;
+        fresh.assign(&self.places()?)?;
+        self.consumer = fresh;
         self.at_end.clear();
         loop {
             let reached = |(partition, end): (&i32, &i64)| {
