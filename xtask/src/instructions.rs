@@ -60,8 +60,10 @@ fn count(bench: &Path, name: &str, times: u64) -> Result<u64> {
     if !output.status.success() {
         bail!("valgrind ended with {}: {said}", output.status);
     }
-    let line =
-        said.lines().find_map(|line| line.split("I refs:").nth(1)).map(|count| count.trim().replace(',', ""));
+    // A program that the bench asks for something is counted too, and ends before it.
+    let mut counts =
+        said.lines().filter_map(|line| line.split_once(" refs:").filter(|(before, _)| before.contains("I ")));
+    let line = counts.next_back().map(|(_, count)| count.trim().replace(',', ""));
     let line = line.with_context(|| format!("valgrind names no count: {said}"))?;
     line.parse().with_context(|| format!("`{line}` is no count"))
 }

@@ -47,7 +47,7 @@ fn a_wrong_key_opens_no_session_and_is_reported_under_the_device() {
     let psk = Credentials::unregistered().psk;
     nobody_gets_in(&edge, &[Credentials { id: registered.id, psk }]);
     security(&world, SecurityReason::WrongKey, Some(registered.id)).unwrap();
-    // The right key still works from the same address, at once.
+    // The right key still works from the same address.
     let sdk = Sdk::start("1.2.2").unwrap();
     for transport in BOTH {
         let device = sdk.device(&registered, transport, edge.address());
