@@ -77,6 +77,11 @@ impl Dormants {
         self.sessions.contains_key(&prefix)
     }
 
+    /// Whether a datagram of the session waits, so that the store is asked.
+    pub(crate) fn is_asked(&self, prefix: [u8; 8]) -> bool {
+        self.sessions.get(&prefix).is_some_and(|dormant| dormant.held.is_some())
+    }
+
     /// Lets a datagram wait for its session.
     pub(crate) fn wake(&mut self, prefix: [u8; 8], path: Path, datagram: &[u8]) -> Woken {
         let Some(dormant) = self.sessions.get_mut(&prefix) else { return Woken::Unknown };
@@ -180,7 +185,9 @@ mod tests {
         let mut dormants = Dormants::default();
         dormants.insert(state(1), Instant::from_millis(10_000));
         dormants.wake([1; 8], path(1), b"a");
+        assert!(dormants.is_asked([1; 8]));
         dormants.sleep_on([1; 8]);
+        assert!(!dormants.is_asked([1; 8]) && dormants.knows([1; 8]));
         assert_eq!(dormants.wake([1; 8], path(1), b"a"), Woken::Ask(state(1)));
     }
 

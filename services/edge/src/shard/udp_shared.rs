@@ -206,6 +206,10 @@ impl<P: Provider> UdpSessions<P> {
         else {
             return self.dormant.sleep_on(prefix);
         };
+        // An answer to a question from before the slot went away and came back; the session's next datagram asks anew.
+        if !self.dormant.is_asked(prefix) {
+            return;
+        }
         let Some((state, held)) = self.dormant.take(*session.as_bytes()) else { return };
         let secrets = record.as_ref().and_then(|record| from_the_store(record, state.epoch));
         let next_seq = generation.checked_sub(state.birth).and_then(first_number);
@@ -241,7 +245,9 @@ impl<P: Provider> UdpSessions<P> {
             messages: 0,
             birth: state.birth,
         };
-        let Some(at) = self.insert(core, Live::new(machine, facts)) else { return };
+        let Some(at) = self.insert(core, Live::new(machine, facts)) else {
+            return self.dormant.insert(state, core.now + self.config.idle_timeout);
+        };
         core.counts.one(Count::SessionsResumed);
         let named = core.session_ref(false, at, facts.serial);
         let (device, epoch) = (facts.device, record.device_epoch);
