@@ -161,7 +161,8 @@ impl Edge {
         let secrets = Secrets::own().ok_or_else(|| io::Error::other("no random bytes"))?;
         let shared =
             Shared { map, senders: None, keepers: None, cluster: None, applied, across: None, settling };
-        Self::assemble(config, deps, Clock::start(), prepared, shared, secrets, TaskTracker::new())
+        let tasks = TaskTracker::new();
+        Self::assemble(config, deps, Clock::start(), prepared, shared, secrets, tasks).map(|(edge, _)| edge)
     }
 
     /// The same as one of many pods, if `edge.cluster` says so: sessions over UDP outlive it.
@@ -212,9 +213,10 @@ impl Edge {
         };
         let none = || io::Error::other("no secret of the cluster is in force");
         let secrets = Secrets::shared(parts.secrets()).ok_or_else(none)?;
-        let mut edge = Self::assemble(config, deps, clock, prepared, shared, secrets, tasks)?;
+        let (mut edge, failure) = Self::assemble(config, deps, clock, prepared, shared, secrets, tasks)?;
         let commands = edge.handle.commands.clone();
-        edge.joined = Some(linked.serve(ports, from_shards, commands));
+        let alarms = [Alarm(Arc::clone(&failure)), Alarm(failure)];
+        edge.joined = Some(linked.serve(alarms, ports, from_shards, commands));
         Ok(edge)
     }
 
@@ -235,7 +237,7 @@ impl Edge {
         mut shared: Shared,
         secrets: Secrets,
         tasks: TaskTracker,
-    ) -> Result<Self, StartError> {
+    ) -> Result<(Self, Failure), StartError> {
         let across = shared.across.take();
         let count = prepared.len();
         let addresses = addresses(&prepared)?;
@@ -273,10 +275,12 @@ impl Edge {
         tasks.spawn(revocations::report(deps.store.clone(), config.name(), seen, stop.clone()));
         let half_open = config.session.half_open_per_device.get() as usize;
         let fleet = Fleet::new(deps.store.clone(), clock, links, half_open, applied, tasks.clone(), across);
-        tasks.spawn(alarmed(Alarm(failure), fleet.run(from_shards, asked, revocations)));
+        tasks.spawn(alarmed(Alarm(Arc::clone(&failure)), fleet.run(from_shards, asked, revocations)));
         let handle = EdgeHandle { addresses, commands, counts };
         let writers = shards.iter().map(|shard| Arc::clone(&shard.writer)).collect();
-        Ok(Self { handle, config, clock, shards, stop, tasks, failed: Some(failed), writers, joined: None })
+        let edge =
+            Self { handle, config, clock, shards, stop, tasks, failed: Some(failed), writers, joined: None };
+        Ok((edge, failure))
     }
 
     /// The way into it.
@@ -285,15 +289,23 @@ impl Edge {
         self.handle.clone()
     }
 
-    /// Waits until all writers know the topics and may write, so that the first record of a device waits for its commit alone. `false`
-    /// when that took too long: records then wait for Kafka, as ever.
+    /// Waits until all writers know the topics and may write, so that the first record of a device waits for its commit alone, and, as
+    /// one of many pods, until a slot is served here, where sessions can be born. `false` when that took too long: records then wait for
+    /// Kafka, as ever.
     pub async fn warm(&self, within: Duration) -> bool {
         let mut waiting = tokio::task::JoinSet::new();
         for writer in &self.writers {
             let writer = Arc::clone(writer);
             waiting.spawn_blocking(move || writer.await_warm(within));
         }
-        waiting.join_all().await.into_iter().all(|warm| warm)
+        let serves = async {
+            match &self.joined {
+                Some(joined) => joined.serves(within).await,
+                None => true,
+            }
+        };
+        let (writers, serves) = tokio::join!(waiting.join_all(), serves);
+        serves && writers.into_iter().all(|warm| warm)
     }
 
     /// Waits until a part of the edge ends by itself, which is a fault; never otherwise. Drain it then.

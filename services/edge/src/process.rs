@@ -122,7 +122,11 @@ pub async fn main(file: &Path) -> Result<(), RunError> {
         checked => checked?,
     }
     let deps = Deps { store: store.clone(), bus: config.bus.clone(), meter: telemetry.meter("sluice.edge") };
-    let mut edge = Edge::join(config.edge.clone(), &deps).await?;
+    let mut edge = tokio::select! {
+        joined = Edge::join(config.edge.clone(), &deps) => joined?,
+        // It may wait for Kafka; nothing was served yet.
+        () = shutdown.requested() => return Ok(()),
+    };
     let admin = if config.edge.dangerously_allow_admin_send {
         tracing::warn!("operators may send to any device (edge.dangerously_allow_admin_send)");
         admin.with_guarded(debug_routes(edge.handle()))
@@ -136,7 +140,7 @@ pub async fn main(file: &Path) -> Result<(), RunError> {
     tasks.spawn("checks", OnEnd::Log, watch(store, config.bus.clone(), checks, over.clone()));
     tokio::select! {
         warm = edge.warm(WARM_WITHIN) => if !warm {
-            tracing::warn!("Kafka has not answered the writers; ready all the same, records wait for it");
+            tracing::warn!("Kafka has not answered all writers, or no slot is served here yet; ready all the same");
         },
         () = shutdown.requested() => {}
     }

@@ -1,6 +1,8 @@
 //! Many pods: which slots this pod serves, who serves the others, what moves between them. docs/many-pods.md says how it fits
 //! together and why it is right; nothing here is on the packet path.
 
+mod adoption;
+mod announcement;
 mod inbound;
 mod keeper;
 mod members;

@@ -4,25 +4,22 @@
 //! one notice. A wrong guess costs a moment, never a record.
 
 use std::collections::HashMap;
-use std::sync::mpsc::SyncSender;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use mio::Waker;
-use sluice_bus::{
-    AdoptError, Adopted, BusConfig, Group, LedgerReader, Outcome, Owner, SlotLost, SlotSettle, Snapshot,
-    adopt,
-};
+use sluice_bus::{AdoptError, Adopted, BusConfig, LedgerReader, Owner, adopt};
 use sluice_peers::{AdoptionPause, Control, PeersHandle, View, owner_of_slot};
-use sluice_store::{SlotSnapshot, Store, StoreError};
+use sluice_store::Store;
 use sluice_types::PodId;
 use tokio::sync::{mpsc, oneshot, watch};
 
+use super::adoption::{Settle, find_snapshot, give_back, take_reader};
+use super::announcement::{announce, announced};
 use super::inbound::FromPeers;
 use super::slot_map::{Place, SlotMap};
 use super::start::ShardPort;
 use crate::clock::Clock;
-use crate::link::{AdoptedSlot, Command, SlotNews, ToCluster, ToShard};
+use crate::link::{AdoptedSlot, Command, ToCluster, ToShard};
 
 /// How often everything is looked at, beside what happens.
 const LOOK: Duration = Duration::from_millis(100);
@@ -32,10 +29,10 @@ const GRACE: Duration = Duration::from_secs(1);
 const AT_ONCE: usize = 8;
 /// How long one may take.
 const ADOPTION: Duration = Duration::from_secs(20);
-/// How much longer one may take for a snapshot.
-const SNAPSHOT: Duration = Duration::from_millis(700);
 /// For so long a slot is not given back to the pod it came from; by then the store has told whether that pod drains.
 const GIVEN: Duration = Duration::from_secs(5);
+/// How long a link may take a hand-over.
+const LINK: Duration = Duration::from_millis(500);
 /// Pause after one that failed.
 const AGAIN: Duration = Duration::from_millis(500);
 /// How long a slot that leaves waits for what it took; what is not committed then is said again to the next owner.
@@ -89,6 +86,8 @@ pub(super) struct Owners {
     pause: AdoptionPause,
     started: Instant,
     adopting: usize,
+    /// The question to Kafka that is on its way.
+    asking: Option<tokio::task::JoinHandle<()>>,
     /// Who waits for the end of the drain.
     drained: Option<oneshot::Sender<()>>,
     /// Dead pods, and when to take each off the store's list.
@@ -140,6 +139,7 @@ impl Owners {
             pause: AdoptionPause::new(slots),
             started: now(),
             adopting: 0,
+            asking: None,
             drained: None,
             dead: HashMap::new(),
         }
@@ -189,13 +189,9 @@ impl Owners {
         match message {
             FromPeers::Changed => {}
             FromPeers::LinkUp(pod) => {
-                let ours: Vec<_> = self.ours().collect();
                 if let Some(sender) = self.peers.sender(pod) {
-                    for (slot, generation) in ours {
-                        let moved = Control::SlotMoved { slot, owner: self.me, generation };
-                        // A link that ends comes up again, and with it this.
-                        let _ = sender.control(moved).await;
-                    }
+                    // A link that ends comes up again, and with it this.
+                    let _ = sender.try_control(announce(self.ours()));
                 }
             }
             FromPeers::Control { from, control } => match control {
@@ -214,6 +210,11 @@ impl Owners {
                     let _gone_at_the_end =
                         fleet.send(Command::Displaced { device, session, by: epoch }).await;
                 }
+                Control::Other { kind, bytes } => {
+                    for (slot, generation) in announced(kind, &bytes) {
+                        self.moved(slot, from, generation).await;
+                    }
+                }
                 _ => {}
             },
         }
@@ -226,6 +227,7 @@ impl Owners {
         } else if owner != self.me && found.owner.is_none_or(|(_, known)| known <= generation) {
             found.owner = Some((owner, generation));
             found.heard = Some(now());
+            found.given = false;
             self.pause.moved(now(), slot);
             // An idle slot does not notice that it was fenced, and would open sessions that are lost.
             if matches!(found.state, State::Ours { .. }) {
@@ -243,11 +245,9 @@ impl Owners {
     /// Says again which slots are served here.
     fn announce(&self) {
         let senders = Arc::clone(&self.peers.senders().borrow());
-        for (slot, generation) in self.ours() {
-            for sender in senders.values() {
-                // Said again soon.
-                let _ = sender.try_control(Control::SlotMoved { slot, owner: self.me, generation });
-            }
+        for sender in senders.values() {
+            // Said again soon.
+            let _ = sender.try_control(announce(self.ours()));
         }
     }
 
@@ -301,9 +301,13 @@ impl Owners {
         } else if let Some(successor) = successor {
             found.owner = Some((successor, 0));
             found.heard = Some(now());
+            found.given = false;
             if let Some(sender) = self.peers.sender(successor) {
-                // Should the link end, the successor sees the slot without an owner, since nobody claims it.
-                let _ = sender.control(Control::HandOver { slot }).await;
+                // One that is lost is made up for when nobody claims the slot for some time: see `BELIEVED`.
+                let handed = tokio::time::timeout(LINK, sender.control(Control::HandOver { slot })).await;
+                if !matches!(handed, Ok(Ok(()))) {
+                    tracing::warn!(slot, %successor, "a slot could not be handed over; it is free in some seconds");
+                }
             }
         }
         self.publish();
@@ -458,7 +462,7 @@ impl Owners {
                     let result = adopt(&bus, slot, &owner, snapshot, &mut reader, settle, ADOPTION);
                     // One that failed may be in a state that the next adoption should not start from.
                     if result.is_ok() {
-                        readers.lock().unwrap_or_else(PoisonError::into_inner).push(reader);
+                        give_back(&readers, reader);
                     }
                     result
                 });
@@ -481,16 +485,20 @@ impl Owners {
         self.map.send_replace(Arc::new(SlotMap::new(places.collect())));
     }
 
-    /// Keeps the knowledge fresh whether Kafka answers this pod: two pods that do not hear each other judge by it.
-    fn ask_kafka(&self) {
+    /// Keeps the knowledge fresh whether Kafka answers this pod: two pods that do not hear each other judge by it. One question at a
+    /// time: while Kafka is away each takes long.
+    fn ask_kafka(&mut self) {
+        if self.asking.as_ref().is_some_and(|asking| !asking.is_finished()) {
+            return;
+        }
         let (readers, bus, peers) = (Arc::clone(&self.readers), self.bus.clone(), self.peers.clone());
-        tokio::task::spawn_blocking(move || {
+        self.asking = Some(tokio::task::spawn_blocking(move || {
             let Ok(reader) = take_reader(&readers, &bus) else { return };
             if reader.kafka_answers(PULSE) {
                 peers.kafka_answered();
             }
-            readers.lock().unwrap_or_else(PoisonError::into_inner).push(reader);
-        });
+            give_back(&readers, reader);
+        }));
     }
 }
 
@@ -499,91 +507,9 @@ fn others_serve_all(slots: &[Slot], pod: PodId) -> bool {
     slots.iter().all(|slot| slot.owner.is_some_and(|(owner, _)| owner != pod))
 }
 
-/// A snapshot that is there and is none.
-#[derive(Debug, PartialEq, Eq)]
-struct Damaged;
-
-/// The slot's snapshot, if there is one and the store gives it in time. Nothing waits for it: the ledger says the same, if longer.
-async fn find_snapshot(store: &Store, slot: u16) -> Result<Option<Snapshot>, Damaged> {
-    match tokio::time::timeout(SNAPSHOT, store.slot_snapshot(slot)).await {
-        Ok(Ok(Some(found))) => read_snapshot(slot, &found).map(Some),
-        Ok(Err(StoreError::Record { source, .. })) => {
-            tracing::warn!(slot, error = %source, "the slot's snapshot cannot be used; its ledger is read from the start");
-            Err(Damaged)
-        }
-        Ok(Ok(None) | Err(_)) | Err(_) => Ok(None),
-    }
-}
-
-fn read_snapshot(slot: u16, found: &SlotSnapshot) -> Result<Snapshot, Damaged> {
-    match Snapshot::decode(&found.bytes) {
-        Ok(snapshot) if (snapshot.generation, snapshot.offset) == (found.generation, found.offset) => {
-            Ok(snapshot)
-        }
-        other => {
-            tracing::warn!(slot, error = ?other.err(), "the slot's snapshot is none; its ledger is read from the start");
-            Err(Damaged)
-        }
-    }
-}
-
-fn take_reader(readers: &Mutex<Vec<LedgerReader>>, bus: &BusConfig) -> Result<LedgerReader, AdoptError> {
-    let warm = readers.lock().unwrap_or_else(PoisonError::into_inner).pop();
-    warm.map_or_else(|| LedgerReader::open(bus).map_err(AdoptError::from), Ok)
-}
-
-/// Brings a slot's groups back to its shard.
-struct Settle {
-    slot: u16,
-    news: SyncSender<SlotNews>,
-    waker: Arc<Waker>,
-    peers: PeersHandle,
-}
-
-impl Settle {
-    fn tell(&self, news: SlotNews) {
-        // The queue has a place for each group that there is; a shard that is gone waits for nothing.
-        if self.news.try_send(news).is_ok() {
-            let _ = self.waker.wake();
-        }
-    }
-}
-
-impl SlotSettle for Settle {
-    fn settle(&mut self, group: Group) {
-        if group.outcomes().any(|(_, outcome)| outcome == Outcome::Committed) {
-            self.peers.kafka_answered();
-        }
-        self.tell(SlotNews::Settled { slot: self.slot, group });
-    }
-
-    fn lost(&mut self, why: SlotLost) {
-        tracing::warn!(slot = self.slot, error = %why, "a slot's writer is at its end");
-        self.tell(SlotNews::Lost { slot: self.slot });
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[tokio::test]
-    async fn a_snapshot_is_found_again_and_one_that_is_none_is_said_to_be_damaged() {
-        let kek = sluice_store::KekRing::generate().expect("random bytes");
-        let store = Store::in_memory(kek).await.expect("a store");
-        assert_eq!(find_snapshot(&store, 3).await, Ok(None));
-        let snapshot = Snapshot { offset: 7, generation: 2, sessions: Vec::new() };
-        let put = |generation, bytes: Vec<u8>| {
-            let store = store.clone();
-            async move { store.put_slot_snapshot(3, generation, 7, &bytes).await.expect("a store in memory") }
-        };
-        assert!(put(2, snapshot.encode()).await);
-        assert_eq!(find_snapshot(&store, 3).await, Ok(Some(snapshot.clone())));
-        assert!(put(3, snapshot.encode()).await, "of another generation than it says");
-        assert_eq!(find_snapshot(&store, 3).await, Err(Damaged));
-        assert!(put(4, b"no snapshot".to_vec()).await);
-        assert_eq!(find_snapshot(&store, 3).await, Err(Damaged));
-    }
 
     #[test]
     fn a_dead_pod_is_retired_once_every_slot_is_known_to_be_anothers() {

@@ -27,6 +27,9 @@ use crate::shard::{PeerShard, random};
 /// How the links look up the owner of a slot.
 pub(super) type SlotMapReader = watch::Receiver<Arc<SlotMap>>;
 
+/// Pause between two questions to a Kafka that is away.
+const ASK_AGAIN: Duration = Duration::from_secs(1);
+
 /// Messages from links that wait for the cluster's task.
 const FROM_PEERS: usize = 4096;
 
@@ -63,12 +66,27 @@ pub(crate) struct ClusterParts {
 }
 
 impl ClusterParts {
+    /// Waits for Kafka, which alone knows how many slots there are: it may be away when a pod starts, and comes back sooner than a pod
+    /// that is started ever more seldom.
+    ///
     /// # Errors
     ///
-    /// [`JoinError`]: without the store and Kafka no pod starts as one of many.
+    /// [`JoinError`]: without the store, or the ledger's topic, no pod starts as one of many.
     pub(crate) async fn read(store: &Store, bus: &BusConfig) -> Result<Self, JoinError> {
         let secrets = store.cluster_secrets().await.map_err(JoinError::Secrets)?;
-        let slots = sluice_bus::slots(bus).await.map_err(JoinError::Ledger)?;
+        let mut waiting = false;
+        let slots = loop {
+            match sluice_bus::slots(bus).await {
+                Ok(slots) => break slots,
+                Err(error @ BusError::Unreachable { .. }) => {
+                    if !std::mem::replace(&mut waiting, true) {
+                        tracing::warn!(%error, "waiting for Kafka: it knows how many slots there are");
+                    }
+                    tokio::time::sleep(ASK_AGAIN).await;
+                }
+                Err(error) => return Err(JoinError::Ledger(error)),
+            }
+        };
         Ok(Self { secrets, slots })
     }
 
@@ -85,10 +103,12 @@ impl ClusterParts {
 
 /// This pod among the others.
 pub(crate) struct Joined {
-    peers: Option<Peers>,
+    /// Holds the links until told to stop.
+    links: Option<tokio::task::JoinHandle<()>>,
     handle: PeersHandle,
     drain: mpsc::Sender<oneshot::Sender<()>>,
     stop: CancellationToken,
+    serving: SlotMapReader,
     /// Heartbeats must not be late because something else is busy.
     runtime: Option<Runtime>,
 }
@@ -114,6 +134,7 @@ pub(crate) struct Joining<'a> {
 /// A pod whose links stand; it serves no slot before [`Linked::serve`].
 pub(crate) struct Linked {
     joined: Joined,
+    peers: Peers,
     beginning: Beginning,
     from_peers: mpsc::Receiver<super::inbound::FromPeers>,
     drains: mpsc::Receiver<oneshot::Sender<()>>,
@@ -172,8 +193,9 @@ pub(crate) async fn join(joining: Joining<'_>) -> Result<Linked, JoinError> {
     let slots = parts.slots;
     let beginning =
         Beginning { me, bus, store, clock, peers: handle.clone(), shards: Vec::new(), map, draining, slots };
-    let joined = Joined { peers: Some(peers), handle, drain, stop, runtime: Some(runtime) };
-    Ok(Linked { joined, beginning, from_peers, drains, ring })
+    let serving = beginning.map.subscribe();
+    let joined = Joined { links: None, handle, drain, stop, serving, runtime: Some(runtime) };
+    Ok(Linked { joined, peers, beginning, from_peers, drains, ring })
 }
 
 /// Who is there already, so that the links to them stand before anything is adopted.
@@ -192,25 +214,49 @@ impl Linked {
         &self.joined.handle
     }
 
-    /// Serves slots by these shards from now on.
-    pub(crate) fn serve(
+    /// Serves slots by these shards from now on. `alarms` are dropped when the links, or who decides about slots, end by themselves.
+    pub(crate) fn serve<A: Send + 'static>(
         self,
+        alarms: [A; 2],
         shards: Vec<ShardPort>,
         from_shards: mpsc::Receiver<ToCluster>,
         fleet: mpsc::Sender<Command>,
     ) -> Joined {
-        let Self { joined, beginning, from_peers, drains, ring } = self;
+        let Self { mut joined, mut peers, beginning, from_peers, drains, ring } = self;
+        let [links_alarm, owners_alarm] = alarms;
         if let Some(runtime) = &joined.runtime {
             let links = shards.iter().map(|shard| shard.link.clone()).collect();
             runtime.spawn(hand_out(ring, links));
             let owners = Owners::new(Beginning { shards, ..beginning });
-            runtime.spawn(owners.run(from_peers, from_shards, drains, fleet));
+            runtime.spawn(async move {
+                owners.run(from_peers, from_shards, drains, fleet).await;
+                drop(owners_alarm);
+            });
+            let stop = joined.stop.clone();
+            joined.links = Some(runtime.spawn(async move {
+                let ended = tokio::select! {
+                    ended = peers.ended() => ended,
+                    () = stop.cancelled() => Ok(()),
+                };
+                if let Err(error) = ended {
+                    tracing::error!(%error, "the links to other pods have ended");
+                }
+                peers.stop().await;
+                drop(links_alarm);
+            }));
         }
         joined
     }
 }
 
 impl Joined {
+    /// Waits until this pod serves a slot, so that devices can open sessions over UDP here. `false` when that took too long.
+    pub(crate) async fn serves(&self, within: Duration) -> bool {
+        let mut serving = self.serving.clone();
+        let serves = serving.wait_for(|map| map.home_of(0).is_some());
+        matches!(tokio::time::timeout(within, serves).await, Ok(Ok(_)))
+    }
+
     /// Gives all slots to other pods, if there are any; this one goes on relaying to them.
     pub(crate) async fn drain(&self, within: Duration) {
         let (done, drained) = oneshot::channel();
@@ -230,8 +276,8 @@ impl Joined {
     /// Closes the links: the others see at once that this pod is gone.
     pub(crate) async fn leave(mut self) {
         self.stop.cancel();
-        if let (Some(peers), Some(runtime)) = (self.peers.take(), &self.runtime) {
-            let _ = runtime.spawn(peers.stop()).await;
+        if let Some(links) = self.links.take() {
+            let _ = links.await;
         }
     }
 }

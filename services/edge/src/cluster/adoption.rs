@@ -1,0 +1,114 @@
+//! What adopting a slot needs beside the decision: a warm reader, the slot's snapshot, the way back for its groups.
+
+use std::sync::mpsc::SyncSender;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use mio::Waker;
+use sluice_bus::{AdoptError, BusConfig, Group, LedgerReader, Outcome, SlotLost, SlotSettle, Snapshot};
+use sluice_peers::PeersHandle;
+use sluice_store::{SlotSnapshot, Store, StoreError};
+
+use crate::link::SlotNews;
+
+/// How much longer one may take for a snapshot.
+const SNAPSHOT: Duration = Duration::from_millis(700);
+/// Ledger readers that are kept warm. Each is a Kafka client with its threads; a crowd of adoptions makes more, for as long as it lasts.
+const WARM: usize = 2;
+
+/// A snapshot that is there and is none.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Damaged;
+
+/// The slot's snapshot, if there is one and the store gives it in time. Nothing waits for it: the ledger says the same, if longer.
+pub(super) async fn find_snapshot(store: &Store, slot: u16) -> Result<Option<Snapshot>, Damaged> {
+    match tokio::time::timeout(SNAPSHOT, store.slot_snapshot(slot)).await {
+        Ok(Ok(Some(found))) => read_snapshot(slot, &found).map(Some),
+        Ok(Err(StoreError::Record { source, .. })) => {
+            tracing::warn!(slot, error = %source, "the slot's snapshot cannot be used; its ledger is read from the start");
+            Err(Damaged)
+        }
+        Ok(Ok(None) | Err(_)) | Err(_) => Ok(None),
+    }
+}
+
+fn read_snapshot(slot: u16, found: &SlotSnapshot) -> Result<Snapshot, Damaged> {
+    match Snapshot::decode(&found.bytes) {
+        Ok(snapshot) if (snapshot.generation, snapshot.offset) == (found.generation, found.offset) => {
+            Ok(snapshot)
+        }
+        other => {
+            tracing::warn!(slot, error = ?other.err(), "the slot's snapshot is none; its ledger is read from the start");
+            Err(Damaged)
+        }
+    }
+}
+
+pub(super) fn take_reader(
+    readers: &Mutex<Vec<LedgerReader>>,
+    bus: &BusConfig,
+) -> Result<LedgerReader, AdoptError> {
+    let warm = readers.lock().unwrap_or_else(PoisonError::into_inner).pop();
+    warm.map_or_else(|| LedgerReader::open(bus).map_err(AdoptError::from), Ok)
+}
+
+pub(super) fn give_back(readers: &Mutex<Vec<LedgerReader>>, reader: LedgerReader) {
+    let mut readers = readers.lock().unwrap_or_else(PoisonError::into_inner);
+    if readers.len() < WARM {
+        readers.push(reader);
+    }
+}
+
+/// Brings a slot's groups back to its shard.
+pub(super) struct Settle {
+    pub(super) slot: u16,
+    pub(super) news: SyncSender<SlotNews>,
+    pub(super) waker: Arc<Waker>,
+    pub(super) peers: PeersHandle,
+}
+
+impl Settle {
+    fn tell(&self, news: SlotNews) {
+        // The queue has a place for each group that there is; a shard that is gone waits for nothing.
+        if self.news.try_send(news).is_ok() {
+            let _ = self.waker.wake();
+        }
+    }
+}
+
+impl SlotSettle for Settle {
+    fn settle(&mut self, group: Group) {
+        if group.outcomes().any(|(_, outcome)| outcome == Outcome::Committed) {
+            self.peers.kafka_answered();
+        }
+        self.tell(SlotNews::Settled { slot: self.slot, group });
+    }
+
+    fn lost(&mut self, why: SlotLost) {
+        tracing::warn!(slot = self.slot, error = %why, "a slot's writer is at its end");
+        self.tell(SlotNews::Lost { slot: self.slot });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_snapshot_is_found_again_and_one_that_is_none_is_said_to_be_damaged() {
+        let kek = sluice_store::KekRing::generate().expect("random bytes");
+        let store = Store::in_memory(kek).await.expect("a store");
+        assert_eq!(find_snapshot(&store, 3).await, Ok(None));
+        let snapshot = Snapshot { offset: 7, generation: 2, sessions: Vec::new() };
+        let put = |generation, bytes: Vec<u8>| {
+            let store = store.clone();
+            async move { store.put_slot_snapshot(3, generation, 7, &bytes).await.expect("a store in memory") }
+        };
+        assert!(put(2, snapshot.encode()).await);
+        assert_eq!(find_snapshot(&store, 3).await, Ok(Some(snapshot.clone())));
+        assert!(put(3, snapshot.encode()).await, "of another generation than it says");
+        assert_eq!(find_snapshot(&store, 3).await, Err(Damaged));
+        assert!(put(4, b"no snapshot".to_vec()).await);
+        assert_eq!(find_snapshot(&store, 3).await, Err(Damaged));
+    }
+}
