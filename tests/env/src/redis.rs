@@ -14,6 +14,7 @@ use crate::cache::RunDir;
 use crate::ports::Port;
 use crate::process::Process;
 use crate::tools;
+use crate::wait::wait_for;
 
 const START_LIMIT: Duration = Duration::from_secs(20);
 /// A port is free when claimed and may be taken by a stranger before the server binds it.
@@ -159,6 +160,28 @@ impl Redis {
     /// The server refuses the command or does not answer.
     pub fn command(&self, args: &[&str]) -> Result<String> {
         cli(self.port(), args)
+    }
+
+    /// Waits until a replica has all that this server holds now. (`WAIT` on a connection of its own says nothing: it counts
+    /// the writes of that connection only.)
+    ///
+    /// # Errors
+    /// It does not answer, or no replica gets there within 30 s.
+    pub fn wait_replicated(&self) -> Result<()> {
+        let offset_in = |text: &str, name: &str| -> Option<u64> {
+            let value = text.split([',', '\n', '\r']).find_map(|field| field.strip_prefix(name))?;
+            value.parse().ok()
+        };
+        let mut target = None;
+        wait_for("a replica to have it all", Duration::from_secs(30), || {
+            let info = self.command(&["INFO", "replication"]).map_err(|e| e.to_string())?;
+            let written = offset_in(&info, "master_repl_offset:").ok_or_else(|| info.clone())?;
+            let target = *target.get_or_insert(written);
+            let online =
+                info.lines().filter(|line| line.starts_with("slave") && line.contains("state=online"));
+            let there = online.filter_map(|line| offset_in(line, "offset=")).any(|offset| offset >= target);
+            if there { Ok(()) } else { Err(info) }
+        })
     }
 
     /// The running process.

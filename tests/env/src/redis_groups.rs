@@ -196,7 +196,7 @@ impl RedisSentinel {
         port.trim().parse().with_context(|| format!("not a port: {port:?}"))
     }
 
-    /// Kills the master and waits until every sentinel names the other server and that one is writable.
+    /// Kills the master once its replica has all that it holds, and waits until every sentinel names the other server and that one is writable.
     /// Returns the new master's port.
     ///
     /// # Errors
@@ -205,6 +205,7 @@ impl RedisSentinel {
         let old = self.master_port()?;
         let index =
             self.servers.iter().position(|s| s.port() == old).context("the master is not one of ours")?;
+        self.servers[index].wait_replicated()?;
         self.servers[index].kill();
         let others: Vec<u16> = self.servers.iter().map(Redis::port).filter(|p| *p != old).collect();
         wait_for("another master", LIMIT, || {
@@ -275,7 +276,6 @@ mod tests {
         let mut group = RedisSentinel::start().unwrap();
         let first = group.master_port().unwrap();
         cli(first, &["SET", "a", "1"]).unwrap();
-        cli(first, &["WAIT", "1", "5000"]).unwrap();
         let second = group.fail_over().unwrap();
         assert_ne!(first, second);
         assert_eq!(cli(second, &["GET", "a"]).unwrap(), "1");

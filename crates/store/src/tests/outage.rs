@@ -267,7 +267,7 @@ async fn dead_master_of_a_cluster_fails_its_devices_alone_and_is_replaced() {
     }
     // Until the replicas have it all: the promise is about what was replicated.
     for node in servers.nodes().iter().take(servers.masters()) {
-        node.command(&["WAIT", "1", "5000"]).expect("an answer");
+        node.wait_replicated().expect("a replica that follows");
     }
     servers.node(0).kill();
     for number in 1..=12 {
