@@ -75,7 +75,7 @@ pub struct ClusterConfig {
     /// Address and port for the links from other pods. Default `0.0.0.0:9443`. Port 0 lets the system choose.
     pub listen: SocketAddr,
     /// Where the other pods reach this one, `host:port`; port 0 is replaced by the one listened on. Default: the listening
-    /// address, which must be one that they reach then.
+    /// address; must be given where that is all of a host's addresses (`0.0.0.0`).
     pub advertise: Option<String>,
     /// How old the snapshot of a slot gets in the store while its ledger goes on. Default `60s`. A longer one saves writes, of 35
     /// bytes for each session; whoever adopts the slot of a dead pod then reads that much more of the ledger.
@@ -100,6 +100,15 @@ impl ClusterConfig {
     #[must_use]
     pub fn advertised(&self) -> String {
         self.advertise.clone().unwrap_or_else(|| self.listen.to_string())
+    }
+
+    /// Whether what the others are told can be the address of one host.
+    fn can_be_reached(&self) -> bool {
+        let told = self.advertised();
+        let is_any_host = told.parse().is_ok_and(|address: SocketAddr| address.ip().is_unspecified());
+        let has_port =
+            told.rsplit_once(':').is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok());
+        has_port && !is_any_host
     }
 }
 
@@ -357,6 +366,14 @@ pub enum EdgeConfigError {
         /// The smallest number that works.
         least: usize,
     },
+    /// An address that no other pod reaches.
+    #[error(
+        "edge.cluster.advertise is `{given}`: write the host:port where the other pods reach this one, such as 10.0.0.7:9443 (in Kubernetes the pod's own address)"
+    )]
+    Advertise {
+        /// What the others would be told.
+        given: String,
+    },
     /// More shards than a session id can name.
     #[error("edge.shards is {given}: at most {MAX_SHARDS} are possible")]
     TooManyShards {
@@ -385,6 +402,7 @@ impl EdgeConfig {
             ("session.tcp_idle_timeout", self.session.tcp_idle_timeout),
             ("session.udp_idle_timeout", self.session.udp_idle_timeout),
             ("session.tcp_write_timeout", self.session.tcp_write_timeout),
+            ("cluster.snapshot_interval", self.cluster.snapshot_interval),
             ("drain.deadline", self.drain.deadline),
             ("security_events.window", self.security_events.window),
         ];
@@ -400,6 +418,9 @@ impl EdgeConfig {
             if (given.get() as usize) < least {
                 return Err(EdgeConfigError::TooSmall { key, given: given.get(), least });
             }
+        }
+        if self.cluster.enabled && !self.cluster.can_be_reached() {
+            return Err(EdgeConfigError::Advertise { given: self.cluster.advertised() });
         }
         match self.shards {
             Some(shards) if shards.get() > MAX_SHARDS => {

@@ -46,3 +46,22 @@ fn missing_file_ends_the_start_with_its_name() {
     assert_eq!(output.status.code(), Some(1), "{error}");
     assert!(error.contains("/nonexistent/edge.toml") && error.contains("No such file"), "{error}");
 }
+
+#[test]
+fn one_of_many_pods_must_say_where_it_is_reached() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("edge.toml");
+    for (cluster, said) in [
+        ("enabled = true", "`0.0.0.0:9443`"),
+        ("enabled = true\nadvertise = \"[::]:9443\"", "`[::]:9443`"),
+        ("enabled = true\nadvertise = \"edge-0\"", "`edge-0`"),
+        ("enabled = true\nadvertise = \":9443\"", "`:9443`"),
+    ] {
+        std::fs::write(&file, format!("[edge.cluster]\n{cluster}\n")).unwrap();
+        let output = sluice_edge(&["--config", file.to_str().unwrap()]);
+        let error = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{error}");
+        assert_eq!(error.lines().count(), 1, "{error}");
+        assert!(error.contains("edge.cluster.advertise") && error.contains(said), "{cluster}: {error}");
+    }
+}
