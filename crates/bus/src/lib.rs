@@ -22,6 +22,8 @@ mod group;
 mod headers;
 mod ledger;
 mod scan;
+#[cfg(feature = "simulated")]
+pub mod simulated;
 mod slot;
 mod tail;
 mod topics;

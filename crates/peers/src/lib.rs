@@ -24,6 +24,8 @@ mod peers;
 mod secret;
 mod sender;
 mod shared;
+#[cfg(feature = "simulated")]
+pub mod simulated;
 mod tls;
 
 pub use config::{HEARTBEAT, PeerConfig};

@@ -67,13 +67,13 @@ pub struct Peers {
 /// Looks at and speaks to the peers; cheap to clone.
 #[derive(Debug, Clone)]
 pub struct PeersHandle {
-    address: SocketAddr,
-    advertise: Arc<str>,
-    senders: watch::Receiver<Arc<Senders>>,
-    view: watch::Receiver<Arc<View>>,
-    beat: watch::Receiver<u64>,
-    counts: Arc<PeerCounts>,
-    kafka: Arc<KafkaPulse>,
+    pub(crate) address: SocketAddr,
+    pub(crate) advertise: Arc<str>,
+    pub(crate) senders: watch::Receiver<Arc<Senders>>,
+    pub(crate) view: watch::Receiver<Arc<View>>,
+    pub(crate) beat: watch::Receiver<u64>,
+    pub(crate) counts: Arc<PeerCounts>,
+    pub(crate) kafka: Arc<KafkaPulse>,
 }
 
 impl Peers {

@@ -55,6 +55,8 @@ pub(crate) struct Listing<'a> {
 pub(crate) enum Backend {
     Local(Local),
     Redis(Box<Redis>),
+    #[cfg(feature = "simulated")]
+    Simulated(crate::simulated::Simulated),
 }
 
 macro_rules! delegate {
@@ -62,6 +64,11 @@ macro_rules! delegate {
         match $self {
             Self::Local($backend) => $call.await,
             Self::Redis($backend) => $call.await,
+            #[cfg(feature = "simulated")]
+            Self::Simulated(simulated) => {
+                let $backend = &simulated.local;
+                simulated.call($call).await
+            }
         }
     };
 }
@@ -333,6 +340,8 @@ impl Backend {
         match self {
             Self::Local(local) => LogWaiter::Local(local.log_head()),
             Self::Redis(redis) => LogWaiter::Redis(Box::new(redis.waiter())),
+            #[cfg(feature = "simulated")]
+            Self::Simulated(simulated) => LogWaiter::Local(simulated.local.log_head()),
         }
     }
 }

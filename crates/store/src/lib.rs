@@ -58,6 +58,8 @@ mod seal;
 mod secret;
 mod session;
 mod session_record;
+#[cfg(feature = "simulated")]
+pub mod simulated;
 mod slot;
 mod store;
 mod tenant;

@@ -167,6 +167,8 @@ impl fmt::Debug for Store {
         let backend = match *self.backend {
             Backend::Local(_) => "local",
             Backend::Redis(_) => "redis",
+            #[cfg(feature = "simulated")]
+            Backend::Simulated(_) => "simulated",
         };
         f.debug_struct("Store").field("backend", &backend).field("kek", &self.kek).finish_non_exhaustive()
     }

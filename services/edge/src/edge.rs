@@ -25,7 +25,7 @@ use crate::config::{EdgeConfig, EdgeConfigError};
 use crate::counts::{self, Counts};
 use crate::fleet::{Across, Fleet};
 use crate::handle::{Addresses, EdgeHandle};
-use crate::link::{Relayed, ShardLink, SlotNews, ToCluster, ToFleet, ToShard};
+use crate::link::{Relayed, ShardLink, ShardWaker, SlotNews, ToCluster, ToFleet, ToShard};
 use crate::lookups::Lookups;
 use crate::revocations;
 use crate::secrets::Secrets;
@@ -195,7 +195,7 @@ impl Edge {
         let ports = prepared.iter().map(|shard| ShardPort {
             link: shard.link.clone(),
             news: shard.news.clone(),
-            waker: Arc::clone(&shard.peer.waker),
+            waker: shard.peer.waker.clone(),
         });
         let ports: Vec<_> = ports.collect();
         let (to_cluster, from_shards) = mpsc::channel(SLOTS_GIVEN_UP);
@@ -377,11 +377,11 @@ impl Drop for Edge {
 
 fn prepare(sockets: ShardSockets) -> io::Result<Prepared> {
     let poll = Poll::new()?;
-    let waker = Arc::new(Waker::new(poll.registry(), WAKER)?);
+    let waker = ShardWaker::Poll(Arc::new(Waker::new(poll.registry(), WAKER)?));
     let (sender, inbox) = mpsc::channel(INBOX);
     let (datagrams, relayed) = sync_channel(RELAYED);
     let (news, slots) = sync_channel(SLOT_NEWS);
-    let link = ShardLink::new(sender, Arc::clone(&waker));
+    let link = ShardLink::new(sender, waker.clone());
     Ok(Prepared { poll, sockets, link, inbox, peer: PeerShard { datagrams, waker }, relayed, news, slots })
 }
 
@@ -519,10 +519,10 @@ impl Common {
         std::thread::Builder::new().name(format!("shard-{number}")).spawn(move || {
             let _alarm = Alarm(failure);
             // Made where it runs: the buffers of its system calls do not move between threads.
-            let given_up = match Shard::<AwsLc>::new(core, poll, sockets, cookies, peers, relay, inputs) {
+            let given_up = match Shard::<AwsLc>::new(core, &poll, sockets, cookies, peers, relay, inputs) {
                 Ok(shard) => {
                     let _ = started.send(Ok(()));
-                    shard.run().unwrap_or_else(|error| {
+                    shard.run(poll).unwrap_or_else(|error| {
                         tracing::error!(%error, shard = number, "a shard cannot go on");
                         0
                     })
@@ -545,7 +545,7 @@ impl Common {
 /// The alarm is the writer's: it goes with its thread, and a thread that panics lets everything go that it holds.
 fn settle(
     returned: SyncSender<sluice_bus::Group>,
-    waker: Arc<Waker>,
+    waker: ShardWaker,
     settling: fn(),
     alarm: Alarm,
 ) -> impl FnMut(sluice_bus::Group) + Send + 'static {

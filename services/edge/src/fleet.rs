@@ -96,15 +96,17 @@ impl Fleet {
         let mut each = tokio::time::interval(across::EACH);
         each.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
+            // What is rare first; what others can make many of last.
             tokio::select! {
+                biased;
+                _ = each.tick(), if self.across.is_some() => self.renew_some(),
+                Some(batch) = revocations.recv() => self.apply(batch).await,
+                Some(answer) = self.answered.recv() => self.answer(answer).await,
                 message = from_shards.recv() => match message {
                     Some(message) => self.heard(message).await,
                     None => break,
                 },
                 Some(command) = commands.recv() => self.command(command).await,
-                Some(batch) = revocations.recv() => self.apply(batch).await,
-                Some(answer) = self.answered.recv() => self.answer(answer).await,
-                _ = each.tick(), if self.across.is_some() => self.renew_some(),
             }
         }
     }

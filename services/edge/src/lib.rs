@@ -9,6 +9,7 @@
 //!
 //! Read first: [`Edge`], [`config::EdgeConfig`], [`run`].
 #![warn(missing_docs)]
+#![cfg_attr(test, allow(dead_code, reason = "the world of the simulation follows"))]
 
 mod admission;
 mod clock;
@@ -29,6 +30,8 @@ mod secrets;
 mod security;
 mod session_ids;
 mod shard;
+#[cfg(test)]
+mod simulation;
 mod sockets;
 mod stream;
 mod table;

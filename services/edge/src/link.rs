@@ -1,10 +1,11 @@
 //! What shards, the fleet and the process say to each other. Every queue has a bound; nobody waits for a shard but async tasks.
 
+use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
 use mio::Waker;
-use sluice_bus::{Group, SessionState, SlotWriter};
+use sluice_bus::{Group, SessionState};
 use sluice_proto::events::v1::CloseReason;
 use sluice_store::{KeyLookup, SessionRecord};
 use sluice_types::{DeviceEpoch, DeviceId, PodId, SessionId};
@@ -14,6 +15,7 @@ use usmp::server::CommitToken;
 
 use crate::path::Path;
 use crate::secrets::Secrets;
+use crate::shard::Sink;
 use crate::udp_io::SLOT;
 
 /// A session, by where it lives. `serial` tells it from others that had the same place before.
@@ -70,7 +72,7 @@ pub(crate) enum ToShard {
 pub(crate) struct AdoptedSlot {
     pub(crate) slot: u16,
     pub(crate) generation: u32,
-    pub(crate) writer: SlotWriter,
+    pub(crate) writer: Sink,
     pub(crate) sessions: Vec<SessionState>,
     /// There was a snapshot of it that could not be used.
     pub(crate) snapshot_discarded: bool,
@@ -212,15 +214,37 @@ impl Relayed {
     }
 }
 
+/// Wakes a shard's thread from its sleep.
+#[derive(Debug, Clone)]
+pub(crate) enum ShardWaker {
+    Poll(Arc<Waker>),
+    /// Of a shard that has no thread.
+    #[cfg(test)]
+    Simulated(crate::simulation::Alarm),
+}
+
+impl ShardWaker {
+    pub(crate) fn wake(&self) -> io::Result<()> {
+        match self {
+            Self::Poll(waker) => waker.wake(),
+            #[cfg(test)]
+            Self::Simulated(alarm) => {
+                alarm.ring();
+                Ok(())
+            }
+        }
+    }
+}
+
 /// How async tasks reach a shard.
 #[derive(Debug, Clone)]
 pub(crate) struct ShardLink {
     inbox: mpsc::Sender<ToShard>,
-    waker: Arc<Waker>,
+    waker: ShardWaker,
 }
 
 impl ShardLink {
-    pub(crate) const fn new(inbox: mpsc::Sender<ToShard>, waker: Arc<Waker>) -> Self {
+    pub(crate) const fn new(inbox: mpsc::Sender<ToShard>, waker: ShardWaker) -> Self {
         Self { inbox, waker }
     }
 

@@ -22,6 +22,15 @@ pub(crate) const SLOT: usize = 512;
 /// Outgoing datagrams of one turn; a full queue is sent before more is put in.
 const OUT_SLOTS: usize = 256;
 
+/// Where datagrams come from and go to.
+#[derive(Debug)]
+pub(crate) enum Wire {
+    Socket(UdpSocket),
+    /// A network that is simulated.
+    #[cfg(test)]
+    Simulated(crate::simulation::PodWire),
+}
+
 /// The receiving half: one batch of datagrams with their sources.
 pub(crate) struct Inbound {
     headers: MultiHeaders<SockaddrStorage>,
@@ -43,6 +52,8 @@ pub(crate) struct Outbound {
     /// Datagrams the kernel did not take.
     pub(crate) unsent: u64,
     pub(crate) relay: Relay,
+    #[cfg(test)]
+    simulated: Option<crate::simulation::PodWire>,
 }
 
 fn nowhere() -> SocketAddr {
@@ -60,7 +71,16 @@ impl Inbound {
     }
 
     /// Fills the batch with what has arrived; 0 when nothing has.
-    pub(crate) fn receive(&mut self, socket: &UdpSocket) -> io::Result<usize> {
+    pub(crate) fn receive(&mut self, wire: &Wire) -> io::Result<usize> {
+        #[cfg_attr(
+            not(test),
+            expect(clippy::infallible_destructuring_match, reason = "tests have another variant")
+        )]
+        let socket = match wire {
+            Wire::Socket(socket) => socket,
+            #[cfg(test)]
+            Wire::Simulated(wire) => return Ok(self.receive_simulated(wire)),
+        };
         let mut slices = self.buffers.each_mut().map(|buffer| [IoSliceMut::new(buffer)]);
         let received = match recvmmsg(
             socket.as_raw_fd(),
@@ -84,6 +104,20 @@ impl Inbound {
         Ok(count)
     }
 
+    #[cfg(test)]
+    fn receive_simulated(&mut self, wire: &crate::simulation::PodWire) -> usize {
+        let mut count = 0;
+        while count < BATCH
+            && let Some((source, datagram)) = wire.receive()
+        {
+            let length = if datagram.len() <= SLOT { datagram.len() } else { 0 };
+            self.buffers[count][..length].copy_from_slice(&datagram[..length]);
+            (self.lengths[count], self.sources[count]) = (length as u16, source);
+            count += 1;
+        }
+        count
+    }
+
     /// One datagram of the batch and where it came from.
     pub(crate) fn datagram(&mut self, index: usize) -> (SocketAddr, &mut [u8]) {
         let length = usize::from(self.lengths[index]);
@@ -92,17 +126,27 @@ impl Inbound {
 }
 
 impl Outbound {
-    pub(crate) fn new(socket: &UdpSocket, relay: Relay) -> io::Result<Self> {
+    pub(crate) fn new(wire: &Wire, relay: Relay) -> io::Result<Self> {
+        let (v6, fd) = match wire {
+            Wire::Socket(socket) => (socket.local_addr()?.is_ipv6(), socket.as_raw_fd()),
+            #[cfg(test)]
+            Wire::Simulated(_) => (false, -1),
+        };
         Ok(Self {
             headers: MultiHeaders::preallocate(BATCH, None),
             buffers: vec![[0; SLOT]; OUT_SLOTS].into_boxed_slice(),
             lengths: vec![0; OUT_SLOTS],
             targets: vec![None; OUT_SLOTS],
             count: 0,
-            v6: socket.local_addr()?.is_ipv6(),
-            fd: socket.as_raw_fd(),
+            v6,
+            fd,
             unsent: 0,
             relay,
+            #[cfg(test)]
+            simulated: match wire {
+                Wire::Socket(_) => None,
+                Wire::Simulated(wire) => Some(wire.clone()),
+            },
         })
     }
 
@@ -142,6 +186,15 @@ impl Outbound {
 
     /// Sends the queue. A datagram that the kernel does not take is lost, as on any network: its sender has a timer.
     pub(crate) fn flush(&mut self) {
+        #[cfg(test)]
+        if let Some(wire) = &self.simulated {
+            for at in 0..self.count {
+                let target = self.targets[at].as_ref().and_then(address).unwrap_or_else(nowhere);
+                wire.send(target, &self.buffers[at][..usize::from(self.lengths[at])]);
+            }
+            self.count = 0;
+            return;
+        }
         let mut from = 0;
         while from < self.count {
             let until = self.count.min(from + BATCH);
@@ -210,7 +263,7 @@ mod tests {
     use super::*;
 
     #[expect(clippy::disallowed_methods, reason = "real sockets need the real clock for their deadline")]
-    fn receive(inbound: &mut Inbound, socket: &UdpSocket) -> usize {
+    fn receive(inbound: &mut Inbound, socket: &Wire) -> usize {
         let deadline = Instant::now() + Duration::from_secs(10);
         loop {
             let count = inbound.receive(socket).expect("a readable socket");
@@ -222,14 +275,15 @@ mod tests {
         }
     }
 
-    fn pair(listen: &str) -> (UdpSocket, std::net::UdpSocket) {
+    fn pair(listen: &str) -> (Wire, std::net::UdpSocket) {
         let socket = UdpSocket::bind(listen.parse().expect("an address")).expect("a free port");
         let peer = std::net::UdpSocket::bind("127.0.0.1:0").expect("a free port");
         peer.set_read_timeout(Some(Duration::from_secs(10))).expect("a timeout");
-        (socket, peer)
+        (Wire::Socket(socket), peer)
     }
 
-    fn target(socket: &UdpSocket) -> SocketAddr {
+    fn target(wire: &Wire) -> SocketAddr {
+        let Wire::Socket(socket) = wire else { panic!("a socket") };
         SocketAddr::from(([127, 0, 0, 1], socket.local_addr().expect("bound").port()))
     }
 

@@ -22,6 +22,8 @@ use crate::writer::{Stop, WriterStats};
 
 pub use adopt::{AdoptError, Adopted, adopt};
 pub use reader::LedgerReader;
+#[cfg(feature = "simulated")]
+pub(crate) use reader::{Replay, Taken};
 
 /// Takes settled groups back, on the slot's thread. It must not wait: a slow one holds up every later group.
 pub trait SlotSettle: Send + 'static {

@@ -33,6 +33,67 @@ impl std::fmt::Debug for LedgerReader {
     }
 }
 
+/// A ledger that is being read, record by record.
+#[derive(Debug)]
+pub(crate) struct Replay {
+    slot: u16,
+    mark: OwnerMark,
+    state: LedgerState,
+    read: u64,
+}
+
+/// What a record was.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Taken {
+    Entry,
+    /// The owner's that this reads up to.
+    Mark,
+    /// None; it is left out.
+    Malformed(LedgerError),
+}
+
+impl Replay {
+    /// Begins at a snapshot, or at the ledger's start.
+    pub(crate) fn new(slot: u16, mark: OwnerMark, snapshot: Option<Snapshot>) -> Self {
+        let state = snapshot.map_or_else(LedgerState::default, Snapshot::into_state);
+        Self { slot, mark, state, read: 0 }
+    }
+
+    /// Takes the next record in.
+    ///
+    /// # Errors
+    ///
+    /// [`AdoptError::UnknownVersion`].
+    pub(crate) fn take(&mut self, offset: i64, value: &[u8]) -> Result<Taken, AdoptError> {
+        self.read += 1;
+        match LedgerRecord::decode(value) {
+            Ok(record) => {
+                self.state.apply(&record);
+                let is_mark =
+                    matches!(record, LedgerRecord::Owner { nonce, .. } if OwnerMark(nonce) == self.mark);
+                Ok(if is_mark { Taken::Mark } else { Taken::Entry })
+            }
+            Err(LedgerError::UnknownVersion(version)) => {
+                Err(AdoptError::UnknownVersion { slot: self.slot, offset, version })
+            }
+            Err(error) => {
+                self.state.note_malformed();
+                Ok(Taken::Malformed(error))
+            }
+        }
+    }
+
+    /// What is known now.
+    pub(crate) fn into_state(self) -> LedgerState {
+        self.state
+    }
+
+    /// Records that were read.
+    pub(crate) const fn read(&self) -> u64 {
+        self.read
+    }
+}
+
 /// What was read.
 #[derive(Debug)]
 pub(super) struct Reading {
@@ -140,13 +201,12 @@ impl LedgerReader {
         until: Instant,
     ) -> Result<Option<(LedgerState, i64, u64)>, AdoptError> {
         let offset = snapshot.as_ref().map_or(Offset::Beginning, |snapshot| Offset::Offset(snapshot.offset));
-        let mut state = snapshot.map_or_else(LedgerState::default, Snapshot::into_state);
+        let mut replay = Replay::new(slot, mark, snapshot);
         let mut assignment = TopicPartitionList::new();
         assignment
             .add_partition_offset(&self.topic, i32::from(slot), offset)
             .and_then(|()| self.consumer.assign(&assignment))
             .map_err(AdoptError::Read)?;
-        let mut read = 0;
         loop {
             let message = match self.consumer.poll(remaining(until)?.min(LOOK)) {
                 None => continue,
@@ -158,19 +218,13 @@ impl LedgerReader {
             if message.topic() != self.topic || message.partition() != i32::from(slot) {
                 continue;
             }
-            read += 1;
-            match LedgerRecord::decode(message.payload().unwrap_or_default()) {
-                Ok(record) => {
-                    state.apply(&record);
-                    if matches!(record, LedgerRecord::Owner { nonce, .. } if OwnerMark(nonce) == mark) {
-                        return Ok(Some((state, message.offset(), read)));
-                    }
+            match replay.take(message.offset(), message.payload().unwrap_or_default())? {
+                Taken::Entry => {}
+                Taken::Mark => {
+                    let read = replay.read();
+                    return Ok(Some((replay.into_state(), message.offset(), read)));
                 }
-                Err(LedgerError::UnknownVersion(version)) => {
-                    return Err(AdoptError::UnknownVersion { slot, offset: message.offset(), version });
-                }
-                Err(error) => {
-                    state.note_malformed();
+                Taken::Malformed(error) => {
                     if let Some(withheld) = self.consumer.client().context().admit() {
                         tracing::error!(slot, offset = message.offset(), %error, withheld, "a record of the ledger is none and is left out");
                     }

@@ -28,7 +28,7 @@ struct Part {
 }
 
 impl LedgerPart {
-    pub(super) fn new(config: &BusConfig) -> Self {
+    pub(crate) fn new(config: &BusConfig) -> Self {
         let most_bytes = (config.message_max_bytes as usize).saturating_sub(AROUND);
         Self { slot: 0, generation: 0, bytes: Vec::new(), records: Vec::new(), most_bytes }
     }
@@ -92,7 +92,7 @@ impl LedgerPart {
         self.records.len()
     }
 
-    pub(super) fn record(&self, index: usize) -> &[u8] {
+    pub(crate) fn record(&self, index: usize) -> &[u8] {
         self.records.get(index).map_or(&[], |part| &self.bytes[part.range.clone()])
     }
 

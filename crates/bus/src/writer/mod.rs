@@ -20,6 +20,8 @@ use crate::group::Group;
 use crate::{BusConfig, BusError};
 
 pub(crate) use judge::{Verdict, judge};
+#[cfg(feature = "simulated")]
+pub(crate) use ledger_part::LedgerPart;
 pub(crate) use publisher::{Attempt, Form, Place, Publisher, Stopped, code_of};
 use work::Work;
 

@@ -14,6 +14,8 @@ mod tables;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
+#[cfg(feature = "simulated")]
+pub(crate) use redb::Savepoint;
 use redb::backends::InMemoryBackend;
 use redb::{
     Database, DatabaseError, Durability, ReadTransaction, ReadableDatabase, ReadableTable, WriteTransaction,
@@ -29,8 +31,11 @@ use crate::{OpenError, StoreError};
 /// Memory for pages of the file; a fleet's worth of keys fits, and a laptop does not notice.
 const CACHE_BYTES: usize = 32 << 20;
 
+#[derive(Clone)]
 pub(crate) struct Local {
     database: Arc<Database>,
+    /// Whether calls run on the caller's thread.
+    inline: bool,
     /// Highest number in the revocation log.
     head: Arc<tokio::sync::watch::Sender<u64>>,
     buckets: Arc<Mutex<Buckets>>,
@@ -68,6 +73,35 @@ impl Local {
         opened.map_err(|join| file(join.into()))?.map_err(|error| file(error.into()))
     }
 
+    /// One in memory that needs no other thread.
+    #[cfg(feature = "simulated")]
+    pub(crate) fn on_this_thread() -> Result<Self, OpenError> {
+        let mut builder = redb::Builder::new();
+        let database: Result<_, DatabaseError> =
+            builder.set_cache_size(CACHE_BYTES).create_with_backend(InMemoryBackend::new());
+        let made = database.map_err(redb::Error::from).and_then(Self::set_up);
+        let file = |error: redb::Error| OpenError::File { path: "memory".into(), source: error.into() };
+        Ok(Self { inline: true, ..made.map_err(file)? })
+    }
+
+    #[cfg(feature = "simulated")]
+    pub(crate) fn savepoint(&self) -> Result<Savepoint, StoreError> {
+        let failed = |error: redb::Error| StoreError::Local { source: error.into() };
+        let transaction = self.database.begin_write().map_err(|error| failed(error.into()))?;
+        let savepoint = transaction.ephemeral_savepoint().map_err(|error| failed(error.into()))?;
+        transaction.commit().map_err(|error| failed(error.into()))?;
+        Ok(savepoint)
+    }
+
+    #[cfg(feature = "simulated")]
+    pub(crate) fn restore(&self, savepoint: &Savepoint) -> Result<(), StoreError> {
+        let failed = |error: redb::Error| StoreError::Local { source: error.into() };
+        let mut transaction = self.database.begin_write().map_err(|error| failed(error.into()))?;
+        transaction.restore_savepoint(savepoint).map_err(|error| failed(error.into()))?;
+        transaction.commit().map_err(|error| failed(error.into()))?;
+        Ok(())
+    }
+
     fn set_up(database: Database) -> Outcome<Self> {
         let transaction = database.begin_write()?;
         tables::create_all(&transaction)?;
@@ -75,6 +109,7 @@ impl Local {
         transaction.commit()?;
         Ok(Self {
             database: Arc::new(database),
+            inline: false,
             head: Arc::new(tokio::sync::watch::Sender::new(head)),
             buckets: Arc::default(),
         })
@@ -85,7 +120,17 @@ impl Local {
         work: impl FnOnce(&ReadTransaction) -> Outcome<T> + Send + 'static,
     ) -> Result<T, StoreError> {
         let database = Arc::clone(&self.database);
-        blocking(move || work(&database.begin_read()?)).await
+        self.run(move || work(&database.begin_read()?)).await
+    }
+
+    async fn run<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> Outcome<T> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        if self.inline {
+            return work().map_err(|error| StoreError::Local { source: error.into() });
+        }
+        blocking(work).await
     }
 
     async fn write<T: Send + 'static>(
@@ -94,7 +139,7 @@ impl Local {
         work: impl FnOnce(&WriteTransaction) -> Outcome<T> + Send + 'static,
     ) -> Result<T, StoreError> {
         let database = Arc::clone(&self.database);
-        blocking(move || {
+        self.run(move || {
             let mut transaction = database.begin_write()?;
             transaction.set_durability(durability).map_err(redb::Error::from)?;
             let result = work(&transaction)?;

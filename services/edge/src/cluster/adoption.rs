@@ -1,20 +1,38 @@
 //! What adopting a slot needs beside the decision: a warm reader, the slot's snapshot, the way back for its groups.
 
 use std::sync::mpsc::SyncSender;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use mio::Waker;
-use sluice_bus::{AdoptError, BusConfig, Group, LedgerReader, Outcome, SlotLost, SlotSettle, Snapshot};
+use sluice_bus::{
+    AdoptError, Adopted, BusConfig, Group, LedgerReader, Outcome, SlotLost, SlotSettle, Snapshot,
+};
 use sluice_peers::PeersHandle;
 use sluice_store::{SlotSnapshot, Store, StoreError};
 
-use crate::link::SlotNews;
+use crate::link::{AdoptedSlot, ShardWaker, SlotNews};
+use crate::shard::Sink;
 
 /// How much longer one may take for a snapshot.
 const SNAPSHOT: Duration = Duration::from_millis(700);
 /// Ledger readers that are kept warm. Each is a Kafka client with its threads; a crowd of adoptions makes more, for as long as it lasts.
 const WARM: usize = 2;
+
+/// Where the journals of slots are.
+#[derive(Debug, Clone)]
+pub(crate) enum Ledgers {
+    Kafka(BusConfig),
+    #[cfg(test)]
+    Simulated(crate::simulation::Ledgers),
+}
+
+/// A slot that was adopted, for its shard.
+pub(super) fn for_the_shard(slot: u16, adopted: Adopted, damaged: bool) -> AdoptedSlot {
+    let Adopted { writer, generation, sessions, read, snapshot_discarded, .. } = adopted;
+    tracing::info!(slot, generation, sessions = sessions.len(), read, "slot adopted");
+    let snapshot_discarded = snapshot_discarded || damaged;
+    AdoptedSlot { slot, generation, writer: Sink::Slot(writer), sessions, snapshot_discarded }
+}
 
 /// A snapshot that is there and is none.
 #[derive(Debug, PartialEq, Eq)]
@@ -63,7 +81,7 @@ pub(super) fn give_back(readers: &Mutex<Vec<LedgerReader>>, reader: LedgerReader
 pub(super) struct Settle {
     pub(super) slot: u16,
     pub(super) news: SyncSender<SlotNews>,
-    pub(super) waker: Arc<Waker>,
+    pub(super) waker: ShardWaker,
     pub(super) peers: PeersHandle,
 }
 

@@ -7,13 +7,13 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use sluice_bus::{AdoptError, Adopted, BusConfig, LedgerReader, Owner, adopt};
+use sluice_bus::{AdoptError, LedgerReader, Owner, adopt};
 use sluice_peers::{AdoptionPause, Control, PeersHandle, View, owner_of_slot};
 use sluice_store::Store;
 use sluice_types::PodId;
 use tokio::sync::{mpsc, oneshot, watch};
 
-use super::adoption::{Settle, find_snapshot, give_back, take_reader};
+use super::adoption::{Ledgers, Settle, find_snapshot, for_the_shard, give_back, take_reader};
 use super::announcement::{announce, announced};
 use super::inbound::FromPeers;
 use super::slot_map::{Place, SlotMap};
@@ -70,11 +70,11 @@ struct Slot {
 }
 
 /// What comes of an adoption.
-pub(super) type AdoptionResult = (u16, Result<Adopted, AdoptError>);
+pub(super) type AdoptionResult = (u16, Result<AdoptedSlot, AdoptError>);
 
 pub(super) struct Owners {
     pub(super) me: PodId,
-    pub(super) bus: BusConfig,
+    pub(super) bus: Ledgers,
     pub(super) store: Store,
     pub(super) clock: Clock,
     pub(super) peers: PeersHandle,
@@ -94,17 +94,14 @@ pub(super) struct Owners {
     dead: HashMap<PodId, Instant>,
 }
 
-#[expect(
-    clippy::disallowed_methods,
-    reason = "this decides by the real clock; what it decides on is tested in sluice-peers"
-)]
 fn now() -> Instant {
-    Instant::now()
+    // The runtime's, so that a simulation's time is this one's too.
+    tokio::time::Instant::now().into_std()
 }
 
 pub(super) struct Beginning {
     pub(super) me: PodId,
-    pub(super) bus: BusConfig,
+    pub(super) bus: Ledgers,
     pub(super) store: Store,
     pub(super) clock: Clock,
     pub(super) peers: PeersHandle,
@@ -162,21 +159,23 @@ impl Owners {
         let mut pulse = tokio::time::interval(PULSE);
         pulse.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
+            // What is rare first; what peers can make many of last.
             tokio::select! {
-                Some(message) = from_peers.recv() => self.heard(message, &fleet).await,
-                message = from_shards.recv() => match message {
-                    Some(message) => self.left(message).await,
-                    None => return,
-                },
-                Some((slot, result)) = adopted.recv() => self.adopted(slot, result).await,
+                biased;
+                _ = look.tick() => {}
+                _ = announce.tick() => self.announce(),
+                _ = pulse.tick() => self.ask_kafka(),
+                Ok(()) = view.changed() => {}
                 Some(done) = drain.recv() => {
                     self.draining.send_replace(true);
                     self.drained = Some(done);
                 }
-                _ = view.changed() => {}
-                _ = look.tick() => {}
-                _ = announce.tick() => self.announce(),
-                _ = pulse.tick() => self.ask_kafka(),
+                Some((slot, result)) = adopted.recv() => self.adopted(slot, result).await,
+                message = from_shards.recv() => match message {
+                    Some(message) => self.left(message).await,
+                    None => return,
+                },
+                Some(message) = from_peers.recv() => self.heard(message, &fleet).await,
             }
             let seen = Arc::clone(&view.borrow_and_update());
             self.forget_silent();
@@ -313,26 +312,17 @@ impl Owners {
         self.publish();
     }
 
-    async fn adopted(&mut self, slot: u16, result: Result<Adopted, AdoptError>) {
+    async fn adopted(&mut self, slot: u16, result: Result<AdoptedSlot, AdoptError>) {
         self.adopting -= 1;
         let Some(found) = self.slots.get_mut(usize::from(slot)) else { return };
         match result {
             Ok(adopted) => {
                 let generation = adopted.generation;
-                tracing::info!(
-                    slot,
-                    generation,
-                    sessions = adopted.sessions.len(),
-                    read = adopted.read,
-                    "slot adopted"
-                );
                 found.state = State::Ours { generation };
                 found.owner = Some((self.me, generation));
                 found.given = false;
                 self.peers.kafka_answered();
                 if let Some(port) = self.shards.get(usize::from(self.shard_of(slot))) {
-                    let Adopted { writer, sessions, snapshot_discarded, .. } = adopted;
-                    let adopted = AdoptedSlot { slot, generation, writer, sessions, snapshot_discarded };
                     port.link.send(ToShard::SlotAdopted(Box::new(adopted))).await;
                 }
                 self.publish();
@@ -444,18 +434,27 @@ impl Owners {
         self.set(slot, State::Adopting);
         self.adopting += 1;
         let Some(port) = self.shards.get(usize::from(self.shard_of(slot))) else { return };
-        let settle = Settle {
-            slot,
-            news: port.news.clone(),
-            waker: Arc::clone(&port.waker),
-            peers: self.peers.clone(),
-        };
+        let settle =
+            Settle { slot, news: port.news.clone(), waker: port.waker.clone(), peers: self.peers.clone() };
         let owner = Owner { pod: *self.me.as_bytes(), address: self.peers.address().to_owned() };
         let (bus, readers) = (self.bus.clone(), Arc::clone(&self.readers));
         let store = self.store.clone();
         tokio::spawn(async move {
             let found = find_snapshot(&store, slot).await;
             let damaged = found.is_err();
+            #[cfg_attr(
+                not(test),
+                expect(clippy::infallible_destructuring_match, reason = "tests have another variant")
+            )]
+            let bus = match bus {
+                Ledgers::Kafka(bus) => bus,
+                #[cfg(test)]
+                Ledgers::Simulated(ledgers) => {
+                    let result = ledgers.adopt(slot, &owner, found.unwrap_or_default(), settle).await;
+                    let _ = done.send((slot, result)).await;
+                    return;
+                }
+            };
             tokio::task::spawn_blocking(move || {
                 let snapshot = found.unwrap_or_default();
                 let result = take_reader(&readers, &bus).and_then(|mut reader| {
@@ -466,10 +465,7 @@ impl Owners {
                     }
                     result
                 });
-                let result = result.map(|adopted| Adopted {
-                    snapshot_discarded: adopted.snapshot_discarded || damaged,
-                    ..adopted
-                });
+                let result = result.map(|adopted| for_the_shard(slot, adopted, damaged));
                 // The task is gone only when the process ends.
                 let _ = done.blocking_send((slot, result));
             });
@@ -491,7 +487,20 @@ impl Owners {
         if self.asking.as_ref().is_some_and(|asking| !asking.is_finished()) {
             return;
         }
-        let (readers, bus, peers) = (Arc::clone(&self.readers), self.bus.clone(), self.peers.clone());
+        let (readers, peers) = (Arc::clone(&self.readers), self.peers.clone());
+        let bus = match &self.bus {
+            Ledgers::Kafka(bus) => bus.clone(),
+            #[cfg(test)]
+            Ledgers::Simulated(ledgers) => {
+                let ledgers = ledgers.clone();
+                self.asking = Some(tokio::spawn(async move {
+                    if ledgers.answers(PULSE).await {
+                        peers.kafka_answered();
+                    }
+                }));
+                return;
+            }
+        };
         self.asking = Some(tokio::task::spawn_blocking(move || {
             let Ok(reader) = take_reader(&readers, &bus) else { return };
             if reader.kafka_answers(PULSE) {

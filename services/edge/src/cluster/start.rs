@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::sync::mpsc::SyncSender;
 use std::time::Duration;
 
-use mio::Waker;
 use sluice_bus::{BusConfig, BusError};
 use sluice_peers::{Member, PeerConfig, Peers, PeersHandle};
 use sluice_store::{ClusterSecrets, LogPosition, Store, StoreError};
@@ -14,6 +13,7 @@ use tokio::runtime::Runtime;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
+use super::adoption::Ledgers;
 use super::inbound::Links;
 use super::members::{Myself, member, tell_and_listen};
 use super::owner::{Beginning, Owners};
@@ -21,7 +21,7 @@ use super::ring::{follow_ring, hand_out, peer_secrets};
 use super::slot_map::{Place, SlotMap};
 use crate::clock::Clock;
 use crate::config::ClusterConfig;
-use crate::link::{Command, ShardLink, SlotNews, ToCluster};
+use crate::link::{Command, ShardLink, ShardWaker, SlotNews, ToCluster};
 use crate::shard::{PeerShard, random};
 
 /// How the links look up the owner of a slot.
@@ -38,7 +38,7 @@ const FROM_PEERS: usize = 4096;
 pub(crate) struct ShardPort {
     pub(crate) link: ShardLink,
     pub(crate) news: SyncSender<SlotNews>,
-    pub(crate) waker: Arc<Waker>,
+    pub(crate) waker: ShardWaker,
 }
 
 /// Why a pod does not join.
@@ -191,8 +191,17 @@ pub(crate) async fn join(joining: Joining<'_>) -> Result<Linked, JoinError> {
     runtime.spawn(follow_ring(store.clone(), ring_tx, secrets_tx, stop.clone()));
     let (drain, drains) = mpsc::channel(1);
     let slots = parts.slots;
-    let beginning =
-        Beginning { me, bus, store, clock, peers: handle.clone(), shards: Vec::new(), map, draining, slots };
+    let beginning = Beginning {
+        me,
+        bus: Ledgers::Kafka(bus),
+        store,
+        clock,
+        peers: handle.clone(),
+        shards: Vec::new(),
+        map,
+        draining,
+        slots,
+    };
     let serving = beginning.map.subscribe();
     let joined = Joined { links: None, handle, drain, stop, serving, runtime: Some(runtime) };
     Ok(Linked { joined, peers, beginning, from_peers, drains, ring })

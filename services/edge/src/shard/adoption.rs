@@ -3,7 +3,7 @@
 use usmp::crypto::Provider;
 
 use super::Shard;
-use super::records::{Records, Sink};
+use super::records::Records;
 use super::slots::Owned;
 use super::snapshots::Progress;
 use crate::counts::Count;
@@ -13,7 +13,7 @@ impl<P: Provider> Shard<P> {
     /// Serves a slot from now on.
     pub(super) fn adopt(&mut self, adopted: AdoptedSlot) {
         let AdoptedSlot { slot, generation, writer, sessions, snapshot_discarded } = adopted;
-        let records = Records::new(Sink::Slot(writer), self.core.encoder.clone(), &self.core.config.limits);
+        let records = Records::new(writer, self.core.encoder.clone(), &self.core.config.limits);
         let progress = Progress::new(self.core.now, sessions.len());
         self.core.slots.insert(Owned { slot, generation, records, leaving: None, progress });
         self.core.counts.one(Count::SlotsAdopted);

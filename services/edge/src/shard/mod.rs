@@ -52,6 +52,7 @@ use self::udp::Udp;
 use crate::counts::Count;
 use crate::link::{Relayed, SendError, SlotNews, ToShard};
 use crate::sockets::ShardSockets;
+use crate::udp_io::Wire;
 
 const UDP: Token = Token(0);
 const LISTENER: Token = Token(1);
@@ -90,7 +91,6 @@ pub(crate) struct Inputs {
 
 pub(crate) struct Shard<P: Provider> {
     core: Core,
-    poll: Poll,
     inputs: Inputs,
     udp: Option<Udp<P>>,
     tcp: Option<Tcp<P>>,
@@ -103,7 +103,7 @@ impl<P: Provider> Shard<P> {
     /// Registers the sockets with `poll`, whose waker the caller keeps.
     pub(crate) fn new(
         core: Core,
-        poll: Poll,
+        poll: &Poll,
         sockets: ShardSockets,
         cookies: Cookies,
         peers: Vec<PeerShard>,
@@ -114,7 +114,7 @@ impl<P: Provider> Shard<P> {
             Some(socket) => {
                 let mut socket = mio::net::UdpSocket::from_std(socket);
                 poll.registry().register(&mut socket, UDP, Interest::READABLE)?;
-                Some(Udp::new(&core, socket, cookies, peers, relay)?)
+                Some(Udp::new(&core, Wire::Socket(socket), cookies, peers, relay)?)
             }
             None => None,
         };
@@ -126,23 +126,54 @@ impl<P: Provider> Shard<P> {
             }
             None => None,
         };
-        Ok(Self { core, poll, inputs, udp, tcp, phase: Phase::Serving, paused: None })
+        Ok(Self { core, inputs, udp, tcp, phase: Phase::Serving, paused: None })
+    }
+
+    /// A shard without a thread, whose datagrams come and go by `wire`.
+    #[cfg(test)]
+    pub(crate) fn simulated(
+        core: Core,
+        wire: Wire,
+        cookies: Cookies,
+        peers: Vec<PeerShard>,
+        relay: Relay,
+        inputs: Inputs,
+    ) -> io::Result<Self> {
+        let udp = Some(Udp::new(&core, wire, cookies, peers, relay)?);
+        Ok(Self { core, inputs, udp, tcp: None, phase: Phase::Serving, paused: None })
+    }
+
+    /// A turn of such a shard; `false` when it is at its end.
+    #[cfg(test)]
+    pub(crate) fn simulated_turn(&mut self) -> bool {
+        self.core.begin_turn();
+        if let Some(udp) = &mut self.udp {
+            udp.mark_readable();
+        }
+        self.turn();
+        self.phase != Phase::Over
+    }
+
+    /// How long such a shard would sleep now.
+    #[cfg(test)]
+    pub(crate) fn simulated_sleep(&self) -> Duration {
+        if self.has_work() { Duration::ZERO } else { self.until_next() }
     }
 
     /// Serves until told to stop, or until everything is said and committed after a farewell. Gives the number of records whose
     /// outcome nobody knows.
-    pub(crate) fn run(mut self) -> io::Result<usize> {
-        let served = self.serve();
+    pub(crate) fn run(mut self, poll: Poll) -> io::Result<usize> {
+        let served = self.serve(poll);
         // What is complete is complete; only a late end has something left, and no time.
         let unknown = self.core.waiting.len() + self.core.records.shutdown(Duration::ZERO);
         served.map(|()| unknown)
     }
 
-    fn serve(&mut self) -> io::Result<()> {
+    fn serve(&mut self, mut poll: Poll) -> io::Result<()> {
         let mut events = Events::with_capacity(1024);
         loop {
             let sleep = if self.has_work() { Duration::ZERO } else { self.until_next() };
-            match self.poll.poll(&mut events, Some(sleep)) {
+            match poll.poll(&mut events, Some(sleep)) {
                 Ok(()) => {}
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 Err(error) => return Err(error),

@@ -83,6 +83,9 @@ pub(crate) enum Sink {
     /// The writer of a slot that takes nothing.
     #[cfg(test)]
     Stalled,
+    /// The writer of a slot that is simulated.
+    #[cfg(test)]
+    Simulated(crate::simulation::SlotWriter),
 }
 
 impl Sink {
@@ -92,6 +95,8 @@ impl Sink {
             Self::Slot(writer) => writer.try_submit(group),
             #[cfg(test)]
             Self::Stalled => Err(group),
+            #[cfg(test)]
+            Self::Simulated(writer) => writer.try_submit(group),
         }
     }
 
@@ -101,6 +106,8 @@ impl Sink {
             Self::Slot(writer) => writer.is_running(),
             #[cfg(test)]
             Self::Stalled => true,
+            #[cfg(test)]
+            Self::Simulated(writer) => writer.is_running(),
         }
     }
 
@@ -110,6 +117,8 @@ impl Sink {
             Self::Slot(writer) => writer.shutdown(within),
             #[cfg(test)]
             Self::Stalled => 0,
+            #[cfg(test)]
+            Self::Simulated(writer) => writer.shutdown(),
         }
     }
 }
@@ -178,7 +187,7 @@ impl Records {
             }
             Sink::Slot(_) => (2 * MIN_RECORDS, 2 * MIN_BYTES),
             #[cfg(test)]
-            Sink::Stalled => (2 * MIN_RECORDS, 2 * MIN_BYTES),
+            Sink::Stalled | Sink::Simulated(_) => (2 * MIN_RECORDS, 2 * MIN_BYTES),
         };
         let groups = limits.groups_per_shard.get() as usize;
         let free = (0..groups).map(|_| Filling {
@@ -233,7 +242,7 @@ impl Records {
             Sink::Writer(_) => 1,
             Sink::Slot(_) => 2,
             #[cfg(test)]
-            Sink::Stalled => 2,
+            Sink::Stalled | Sink::Simulated(_) => 2,
         }
     }
 
@@ -414,6 +423,11 @@ impl Records {
             && self.events.is_empty()
             && self.entries.is_empty()
             && self.open.as_ref().is_none_or(|open| open.group.is_empty())
+    }
+
+    #[cfg(test)]
+    pub(crate) const fn is_simulated(&self) -> bool {
+        matches!(self.sink, Sink::Simulated(_))
     }
 
     /// Whether what is handed over can still become final.

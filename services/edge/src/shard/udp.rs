@@ -4,11 +4,8 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::mpsc::{SyncSender, TrySendError};
 
-use mio::Waker;
-use mio::net::UdpSocket;
 use sluice_bus::SessionState;
 use sluice_proto::events::v1::{CloseReason, SecurityReason, Transport};
 use sluice_types::{DeviceEpoch, DeviceId, SessionId};
@@ -28,10 +25,10 @@ use super::udp_handshakes::{Accepted, UdpHandshakes};
 use super::udp_sessions::UdpSessions;
 use crate::cluster::Place;
 use crate::counts::{Count, drop_count};
-use crate::link::{Errand, Found, Kept, Relayed, SendReply, SessionRef};
+use crate::link::{Errand, Found, Kept, Relayed, SendReply, SessionRef, ShardWaker};
 use crate::path::{Path, Via};
 use crate::session_ids::slot_in;
-use crate::udp_io::{Inbound, Outbound};
+use crate::udp_io::{Inbound, Outbound, Wire};
 
 /// Batches received per turn; then handshakes, connections and commits have their turn.
 const BATCHES_PER_TURN: usize = 8;
@@ -40,11 +37,11 @@ const BATCHES_PER_TURN: usize = 8;
 #[derive(Debug, Clone)]
 pub(crate) struct PeerShard {
     pub(crate) datagrams: SyncSender<Relayed>,
-    pub(crate) waker: Arc<Waker>,
+    pub(crate) waker: ShardWaker,
 }
 
 pub(crate) struct Udp<P: Provider> {
-    socket: UdpSocket,
+    wire: Wire,
     readable: bool,
     inbound: Box<Inbound>,
     out: Outbound,
@@ -59,14 +56,14 @@ pub(crate) struct Udp<P: Provider> {
 impl<P: Provider> Udp<P> {
     pub(crate) fn new(
         core: &Core,
-        socket: UdpSocket,
+        wire: Wire,
         cookies: Cookies,
         peers: Vec<PeerShard>,
         relay: Relay,
     ) -> io::Result<Self> {
         Ok(Self {
-            out: Outbound::new(&socket, relay)?,
-            socket,
+            out: Outbound::new(&wire, relay)?,
+            wire,
             readable: true,
             inbound: Box::new(Inbound::new()),
             handshakes: UdpHandshakes::new(core, cookies),
@@ -90,7 +87,7 @@ impl<P: Provider> Udp<P> {
             if !self.readable {
                 break;
             }
-            let count = match self.inbound.receive(&self.socket) {
+            let count = match self.inbound.receive(&self.wire) {
                 Ok(0) => {
                     self.readable = false;
                     break;
