@@ -16,6 +16,7 @@
 
 mod device;
 mod epoch;
+mod hex_id;
 mod pod;
 mod psk;
 mod session;

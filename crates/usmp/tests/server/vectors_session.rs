@@ -1,87 +1,41 @@
 //! `negative_session_frames` of the recordings, on TCP and on UDP. Where the outcome is ours and not the reference's, the rule is
 //! named in `docs/usmp/deviations.md`.
 
-use std::cell::RefCell;
-
-use usmp::crypto::{LowOrderPoint, OpenError, Provider, RustCrypto};
 use usmp::server::*;
 use usmp::wire::{Challenge, Frame, Hello, HelloAck};
 use usmp::*;
+use usmp_testkit::crypto::PlantedKeys;
 use usmp_testkit::vectors::{self, NegativeSessionFrame, PlantedSession};
 
 use crate::support::{HOME, NONCE, PSK, handshake_sends, hello, server_private, utack_for};
 
-thread_local! { static KEYS: RefCell<[u8; 64]> = const { RefCell::new([0; 64]) }; }
-
-/// Real primitives, but a handshake ends with the keys of the recordings; REKEY derives as ever.
-struct Planted;
-
-impl Provider for Planted {
-    type KeyPair = <RustCrypto as Provider>::KeyPair;
-
-    fn key_pair(private: &Secret<32>) -> Self::KeyPair {
-        RustCrypto::key_pair(private)
-    }
-
-    fn public_key(pair: &Self::KeyPair) -> [u8; 32] {
-        RustCrypto::public_key(pair)
-    }
-
-    fn agree(pair: &Self::KeyPair, public: &[u8; 32]) -> Result<Secret<32>, LowOrderPoint> {
-        RustCrypto::agree(pair, public)
-    }
-    fn seal(key: &Secret<32>, nonce: &[u8; 12], aad: &[u8], in_out: &mut [u8]) -> [u8; 16] {
-        RustCrypto::seal(key, nonce, aad, in_out)
-    }
-    fn open(
-        key: &Secret<32>,
-        nonce: &[u8; 12],
-        aad: &[u8],
-        in_out: &mut [u8],
-        tag: &[u8; 16],
-    ) -> Result<(), OpenError> {
-        RustCrypto::open(key, nonce, aad, in_out, tag)
-    }
-    fn hmac_sha256(key: &[u8], parts: &[&[u8]]) -> [u8; 32] {
-        RustCrypto::hmac_sha256(key, parts)
-    }
-    fn hkdf_sha256(salt: &[u8], ikm: &[u8], info: &[&[u8]], out: &mut [u8]) {
-        if info.first() == Some(&&b"usmp-v2"[..]) {
-            KEYS.with_borrow(|keys| out.copy_from_slice(keys));
-        } else {
-            RustCrypto::hkdf_sha256(salt, ikm, info, out);
-        }
-    }
-}
-
 fn plant(session: &PlantedSession) -> SessionId {
-    KEYS.with_borrow_mut(|keys| {
-        *keys = [session.k_c2s.0.clone(), session.k_s2c.0.clone()].concat().try_into().expect("64")
-    });
+    let key = |key: &[u8]| <[u8; 32]>::try_from(key).expect("32 bytes");
+    PlantedKeys::plant(&key(&session.k_c2s.0), &key(&session.k_s2c.0));
     session.session_id.session_id()
 }
 
 fn ack_for(challenge: &[u8], hello: &Hello) -> HelloAck {
     let Challenge { nonce, public_key } =
         Challenge::parse(&Frame::parse(challenge).expect("a frame")).expect("CHALLENGE");
-    let mac = client_proof::<Planted>(&PSK, &nonce, hello.device_id, &hello.public_key, &public_key);
+    let mac = client_proof::<PlantedKeys>(&PSK, &nonce, hello.device_id, &hello.public_key, &public_key);
     HelloAck { seq: 0, mac }
 }
 
 const T0: Instant = Instant::from_millis(1);
 
-fn udp_session(session: &PlantedSession) -> UdpSession<Planted, u8> {
+fn udp_session(session: &PlantedSession) -> UdpSession<PlantedKeys, u8> {
     let id = plant(session);
     let config = HandshakeConfig::default();
-    let mut handshake = UdpHandshake::<Planted>::start(T0, &hello(), server_private(), NONCE, 1, &config);
+    let mut handshake = UdpHandshake::<PlantedKeys>::start(T0, &hello(), server_private(), NONCE, 1, &config);
     let ack = ack_for(&handshake_sends(&mut handshake, T0)[0], &hello());
     let proof = handshake.verify(&ack, &[&PSK]).expect("the right key");
     handshake.accept(T0, proof, id, HOME, &SessionConfig::udp()).expect("a good key")
 }
 
-fn tcp_session(session: &PlantedSession) -> TcpSession<Planted> {
+fn tcp_session(session: &PlantedSession) -> TcpSession<PlantedKeys> {
     let id = plant(session);
-    let mut handshake = TcpHandshake::<Planted>::new(T0, &HandshakeConfig::default());
+    let mut handshake = TcpHandshake::<PlantedKeys>::new(T0, &HandshakeConfig::default());
     let mut out = [0; 100];
     let length = hello().emit(&mut out).expect("fits");
     handshake.receive(&out[..length]).expect("a HELLO");
@@ -144,7 +98,7 @@ enum End {
 }
 
 fn drain(
-    session: &mut TcpSession<Planted>,
+    session: &mut TcpSession<PlantedKeys>,
     pool: &mut ArrayPool<1>,
     mut stream: Vec<u8>,
 ) -> (Vec<Vec<u8>>, End) {
@@ -174,7 +128,7 @@ enum Did {
     Dropped(DropReason),
 }
 
-fn give(session: &mut UdpSession<Planted, u8>, pool: &mut ArrayPool<1>, datagram: &[u8]) -> Did {
+fn give(session: &mut UdpSession<PlantedKeys, u8>, pool: &mut ArrayPool<1>, datagram: &[u8]) -> Did {
     if let Err(reason) = demux::classify(datagram) {
         return Did::Dropped(reason);
     }
