@@ -44,7 +44,7 @@ impl Shutdown {
     }
 }
 
-/// Requests `shutdown` at the first SIGTERM or SIGINT. A second one ends the process at once with status 128 plus the
+/// Requests `shutdown` at the first SIGTERM or SIGINT, if nobody else has. A second one ends the process at once with status 128 plus the
 /// signal's number: whoever repeats it does not want to wait for the drain.
 ///
 /// # Errors
@@ -61,16 +61,19 @@ pub fn on_signals(shutdown: &Shutdown) -> io::Result<()> {
 }
 
 async fn watch(mut terminate: Signal, mut interrupt: Signal, shutdown: Shutdown) {
+    // Whether `shutdown` is requested does not count: whoever did that in another way may send a signal as well.
+    let mut asked = false;
     loop {
         let number = tokio::select! {
             _ = terminate.recv() => SignalKind::terminate().as_raw_value(),
             _ = interrupt.recv() => SignalKind::interrupt().as_raw_value(),
         };
-        if shutdown.is_requested() {
+        if asked {
             tracing::warn!(signal = number, "second request to stop, ending without a drain");
             std::process::exit(128 + number);
         }
         tracing::info!(signal = number, "asked to stop");
+        asked = true;
         shutdown.trigger();
     }
 }

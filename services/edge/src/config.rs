@@ -40,6 +40,8 @@ pub struct EdgeConfig {
     pub security_events: SecurityEventConfig,
     /// Whether this is one pod of many that go on with each other's sessions.
     pub cluster: ClusterConfig,
+    /// What becomes of the UDP sockets when the process that serves them dies. `--no-parent` does without all of it.
+    pub parent: ParentConfig,
     /// Lets whoever reaches the admin listener send bytes to any device (`POST /debug/devices/{id}/send`). For tests
     /// and development. Default false.
     pub dangerously_allow_admin_send: bool,
@@ -60,6 +62,7 @@ impl Default for EdgeConfig {
             drain: DrainConfig::default(),
             security_events: SecurityEventConfig::default(),
             cluster: ClusterConfig::default(),
+            parent: ParentConfig::default(),
             dangerously_allow_admin_send: false,
         }
     }
@@ -109,6 +112,30 @@ impl ClusterConfig {
         let has_port =
             told.rsplit_once(':').is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok());
         has_port && !is_any_host
+    }
+}
+
+/// The process that keeps the UDP sockets open while the one that serves them, the worker, is dead.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct ParentConfig {
+    /// Workers started in succession in place of one that died. Default 5; after one that lived for a minute the count begins anew. 0: when
+    /// the worker dies, the process ends, too, after `linger`. A higher one hides a worker that cannot live from whoever runs the process.
+    pub restarts: u32,
+    /// Longest pause between the end of a worker and the start of the next. Default `5s`; it begins at a tenth of a second and doubles.
+    #[serde(with = "humantime_serde")]
+    #[schemars(with = "String")]
+    pub longest_pause: Duration,
+    /// How long the UDP sockets stay open after the death of the last worker. Default `10s`: time for a balancer to notice, as a closed
+    /// port is told to devices (ICMP), and some close their session for good on it.
+    #[serde(with = "humantime_serde")]
+    #[schemars(with = "String")]
+    pub linger: Duration,
+}
+
+impl Default for ParentConfig {
+    fn default() -> Self {
+        Self { restarts: 5, longest_pause: Duration::from_secs(5), linger: Duration::from_secs(10) }
     }
 }
 

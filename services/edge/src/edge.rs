@@ -154,8 +154,18 @@ impl Edge {
 
     fn start_with(config: EdgeConfig, deps: &Deps, settling: fn()) -> Result<Self, StartError> {
         config.validate()?;
+        let sockets = bind(&config, config.shard_count())?;
+        Self::start_on(config, deps, sockets, settling)
+    }
+
+    fn start_on(
+        config: EdgeConfig,
+        deps: &Deps,
+        sockets: Vec<ShardSockets>,
+        settling: fn(),
+    ) -> Result<Self, StartError> {
         let config = Arc::new(config);
-        let prepared = Self::bind(&config)?;
+        let prepared = prepare_all(sockets)?;
         let (map, _) = watch::channel(Arc::new(SlotMap::alone(config.shard_count() as u16)));
         let (applied, _) = watch::channel(LogPosition::START);
         let secrets = Secrets::own().ok_or_else(|| io::Error::other("no random bytes"))?;
@@ -171,13 +181,23 @@ impl Edge {
     ///
     /// [`StartError`].
     pub async fn join(config: EdgeConfig, deps: &Deps) -> Result<Self, StartError> {
-        if !config.cluster.enabled {
-            return Self::start(config, deps);
-        }
         config.validate()?;
+        let sockets = bind(&config, config.shard_count())?;
+        Self::join_on(config, deps, sockets).await
+    }
+
+    /// The same on these sockets: as many as there are shards, of valid settings.
+    pub(crate) async fn join_on(
+        config: EdgeConfig,
+        deps: &Deps,
+        sockets: Vec<ShardSockets>,
+    ) -> Result<Self, StartError> {
+        if !config.cluster.enabled {
+            return Self::start_on(config, deps, sockets, || {});
+        }
         let parts = ClusterParts::read(&deps.store, &deps.bus).await?;
         let config = Arc::new(config);
-        let prepared = Self::bind(&config)?;
+        let prepared = prepare_all(sockets)?;
         let (clock, tasks) = (Clock::start(), TaskTracker::new());
         let (map, _) = watch::channel(Arc::new(parts.slot_map()));
         let (applied, seen) = watch::channel(LogPosition::START);
@@ -218,15 +238,6 @@ impl Edge {
         let alarms = [Alarm(Arc::clone(&failure)), Alarm(failure)];
         edge.joined = Some(linked.serve(alarms, ports, from_shards, commands));
         Ok(edge)
-    }
-
-    fn bind(config: &EdgeConfig) -> Result<Vec<Prepared>, StartError> {
-        let count = config.shard_count();
-        let mut prepared = Vec::with_capacity(count);
-        for sockets in bind(config, count)? {
-            prepared.push(prepare(sockets)?);
-        }
-        Ok(prepared)
     }
 
     fn assemble(
@@ -373,6 +384,10 @@ impl Drop for Edge {
             shard.link.try_stop();
         }
     }
+}
+
+fn prepare_all(sockets: Vec<ShardSockets>) -> io::Result<Vec<Prepared>> {
+    sockets.into_iter().map(prepare).collect()
 }
 
 fn prepare(sockets: ShardSockets) -> io::Result<Prepared> {

@@ -22,6 +22,7 @@ mod fleet;
 mod handle;
 mod link;
 mod lookups;
+pub mod parent;
 mod path;
 mod process;
 mod proxy;

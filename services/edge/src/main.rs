@@ -1,11 +1,13 @@
 //! `sluice-edge --config FILE`: the edge as a process of its own.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::Parser;
 use sluice_edge::Config;
+use sluice_edge::parent::{self, Parent};
 use sluice_svc::config::{self, Sources};
 use sluice_svc::tasks::chain;
 
@@ -25,6 +27,18 @@ struct Args {
     /// Print a file with all settings and their defaults, and end.
     #[arg(long, conflicts_with = "config")]
     print_sample: bool,
+    /// Serve in this process, without a parent that keeps the UDP sockets open when it dies.
+    #[arg(long)]
+    no_parent: bool,
+    /// Serve for the parent on standard input.
+    #[arg(long, hide = true, conflicts_with = "no_parent")]
+    worker: bool,
+}
+
+impl Args {
+    fn is_parent(&self) -> bool {
+        self.config.is_some() && !self.print_config && !self.no_parent && !self.worker
+    }
 }
 
 /// librdkafka allocates a record and its headers in one thread and frees them in another, for which the C library's allocator takes a
@@ -33,7 +47,12 @@ struct Args {
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
-    match run(&Args::parse()) {
+    let arguments: Vec<OsString> = std::env::args_os().collect();
+    let args = Args::parse_from(&arguments);
+    if args.is_parent() {
+        return parent::run(&arguments);
+    }
+    match run(&args) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {}", chain(error.as_ref()));
@@ -57,6 +76,7 @@ fn run(args: &Args) -> anyhow::Result<()> {
         print!("{}", config::print(&config)?);
         return Ok(());
     }
+    let parent = args.worker.then(Parent::of_this_process).transpose()?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("no runtime")?;
-    Ok(runtime.block_on(sluice_edge::main(file))?)
+    Ok(runtime.block_on(sluice_edge::main(file, parent))?)
 }

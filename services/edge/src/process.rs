@@ -25,6 +25,8 @@ use crate::config::EdgeConfig;
 use crate::edge::{Deps, Edge, Ending, StartError};
 use crate::handle::EdgeHandle;
 use crate::link::SendError;
+use crate::parent::{Parent, ParentError};
+use crate::sockets::{BindError, bind_on, copies};
 
 /// All settings of the process `sluice-edge`.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -64,6 +66,12 @@ pub enum RunError {
     /// The edge.
     #[error(transparent)]
     Start(#[from] StartError),
+    /// The address for devices.
+    #[error(transparent)]
+    Bind(#[from] BindError),
+    /// The parent.
+    #[error(transparent)]
+    Parent(#[from] ParentError),
     /// Signals cannot be heard.
     #[error("signals cannot be heard: {0}")]
     Signals(#[source] std::io::Error),
@@ -91,18 +99,25 @@ pub async fn run(config: EdgeConfig, deps: &Deps, shutdown: Shutdown) -> Result<
     Ok(edge.drain().await)
 }
 
-/// The whole process, as `main` runs it.
+/// The whole process, as `main` runs it; with a parent that keeps its UDP sockets, or without.
 ///
 /// # Errors
 ///
 /// [`RunError`], whose text says what to do.
-pub async fn main(file: &Path) -> Result<(), RunError> {
-    let Loaded { config, origins } = sluice_svc::config::load::<Config>(&Sources::from_process(Some(file))?)?;
+pub async fn main(file: &Path, mut parent: Option<Parent>) -> Result<(), RunError> {
+    let Loaded { mut config, origins } =
+        sluice_svc::config::load::<Config>(&Sources::from_process(Some(file))?)?;
     config.edge.validate().map_err(|error| origins.invalid("edge", error.to_string()))?;
     let service = Service::new("sluice-edge", env!("CARGO_PKG_VERSION"));
     let telemetry = telemetry::init(&service, &config.telemetry)?;
     let shutdown = Shutdown::new();
     sluice_svc::shutdown::on_signals(&shutdown).map_err(RunError::Signals)?;
+    let mut kept = Vec::new();
+    if let Some(parent) = &mut parent {
+        parent.obey(&shutdown).map_err(ParentError::from)?;
+        parent.report(&telemetry.meter("sluice.edge"));
+        kept = parent.take_sockets();
+    }
 
     let readiness = Readiness::new();
     let listening = readiness.latch("listeners");
@@ -122,11 +137,17 @@ pub async fn main(file: &Path) -> Result<(), RunError> {
         checked => checked?,
     }
     let deps = Deps { store: store.clone(), bus: config.bus.clone(), meter: telemetry.meter("sluice.edge") };
+    let sockets = bind_on(&mut config.edge, kept)?;
+    let to_keep = copies(&sockets).map_err(StartError::from)?;
     let mut edge = tokio::select! {
-        joined = Edge::join(config.edge.clone(), &deps) => joined?,
+        joined = Edge::join_on(config.edge.clone(), &deps, sockets) => joined?,
         // It may wait for Kafka; nothing was served yet.
         () = shutdown.requested() => return Ok(()),
     };
+    if let Some(parent) = &parent {
+        parent.keep(&config.edge.parent, &to_keep)?;
+    }
+    drop(to_keep);
     let admin = if config.edge.dangerously_allow_admin_send {
         tracing::warn!("operators may send to any device (edge.dangerously_allow_admin_send)");
         admin.with_guarded(debug_routes(edge.handle()))

@@ -2,6 +2,8 @@
 
 use std::io;
 use std::net::{SocketAddr, TcpListener, UdpSocket};
+use std::num::NonZeroUsize;
+use std::os::fd::OwnedFd;
 
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
@@ -43,6 +45,45 @@ pub(crate) fn bind(config: &EdgeConfig, shards: usize) -> Result<Vec<ShardSocket
         Ok(UdpSocket::from(socket))
     })?;
     Ok((0..shards).map(|_| ShardSockets { tcp: tcp.pop(), udp: udp.pop() }).collect())
+}
+
+/// The same with the UDP sockets of a process before, which are taken over if they are bound to what is configured: their number is
+/// the number of shards then, as one that nobody reads would swallow its share of the flows.
+pub(crate) fn bind_on(config: &mut EdgeConfig, kept: Vec<UdpSocket>) -> Result<Vec<ShardSockets>, BindError> {
+    if kept.is_empty() || !kept.iter().all(|socket| fits(config.udp, socket)) {
+        return bind(config, config.shard_count());
+    }
+    if kept.len() != config.shard_count() {
+        tracing::warn!(
+            shards = kept.len(),
+            "the number of shards stays what it was until the parent is restarted"
+        );
+    }
+    config.shards = NonZeroUsize::new(kept.len());
+    let others = EdgeConfig { udp: Listen::Off, ..config.clone() };
+    let mut shards = bind(&others, kept.len())?;
+    for (shard, socket) in shards.iter_mut().zip(kept) {
+        shard.udp = Some(socket);
+    }
+    Ok(shards)
+}
+
+fn fits(listen: Listen, socket: &UdpSocket) -> bool {
+    match (listen.address(), socket.local_addr()) {
+        (Some(wanted), Ok(bound)) => {
+            wanted.ip() == bound.ip() && (wanted.port() == 0 || wanted.port() == bound.port())
+        }
+        _ => false,
+    }
+}
+
+/// Copies of the UDP sockets, for somebody who keeps them open.
+pub(crate) fn copies(shards: &[ShardSockets]) -> io::Result<Vec<OwnedFd>> {
+    shards
+        .iter()
+        .filter_map(|shard| shard.udp.as_ref())
+        .map(|udp| udp.try_clone().map(OwnedFd::from))
+        .collect()
 }
 
 fn bind_all<S>(
@@ -116,6 +157,50 @@ mod tests {
         let udp = ports(|shard| shard.udp.as_ref().and_then(|s| s.local_addr().ok()).map_or(0, |a| a.port()));
         assert_eq!((tcp.len(), udp.len()), (1, 1), "{tcp:?} {udp:?}");
         assert!(!tcp.contains(&0) && !udp.contains(&0));
+    }
+
+    fn udp(shards: &[ShardSockets]) -> Vec<UdpSocket> {
+        copies(shards).expect("descriptors").into_iter().map(UdpSocket::from).collect()
+    }
+
+    #[test]
+    fn sockets_of_a_process_before_are_taken_over_with_what_waits_in_them() {
+        let first = bind(&config("127.0.0.1:0", "127.0.0.1:0"), 3).expect("free ports");
+        let kept = udp(&first);
+        let address = kept[0].local_addr().expect("bound");
+        let device = UdpSocket::bind("127.0.0.1:0").expect("a free port");
+        drop(first);
+        device.send_to(b"meanwhile", address).expect("room");
+
+        let mut later = config("127.0.0.1:0", &address.to_string());
+        later.shards = NonZeroUsize::new(2);
+        let second = bind_on(&mut later, kept).expect("free ports");
+        assert_eq!((second.len(), later.shard_count()), (3, 3));
+        assert!(second.iter().all(|shard| shard.tcp.is_some()));
+        let mut datagram = [0; 16];
+        let sockets = second.iter().filter_map(|shard| shard.udp.as_ref());
+        let read: Vec<_> = sockets.filter_map(|socket| socket.recv(&mut datagram).ok()).collect();
+        assert_eq!((read, &datagram[..9]), (vec![9], b"meanwhile".as_slice()));
+    }
+
+    #[test]
+    fn a_port_that_the_system_chose_stays_with_the_sockets() {
+        let first = bind(&config("off", "127.0.0.1:0"), 1).expect("free ports");
+        let address = udp(&first)[0].local_addr().expect("bound");
+        let second = bind_on(&mut config("off", "127.0.0.1:0"), udp(&first)).expect("free ports");
+        assert_eq!(udp(&second)[0].local_addr().expect("bound"), address);
+    }
+
+    #[test]
+    fn sockets_at_another_address_than_the_configured_one_are_not_used() {
+        let kept = udp(&bind(&config("off", "127.0.0.1:0"), 1).expect("free ports"));
+        let free =
+            UdpSocket::bind("127.0.0.1:0").and_then(|socket| socket.local_addr()).expect("a free port");
+        let second = bind_on(&mut config("off", &free.to_string()), kept).expect("free ports");
+        assert_eq!(udp(&second)[0].local_addr().expect("bound"), free);
+        let kept = udp(&second);
+        let third = bind_on(&mut config("127.0.0.1:0", "off"), kept).expect("free ports");
+        assert!(third.iter().all(|shard| shard.udp.is_none()));
     }
 
     #[test]
