@@ -7,8 +7,9 @@ use std::process::{Command, ExitStatus};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
-use nix::sys::signal::Signal;
-use sluice_test_env::{Port, Process, unique};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use sluice_test_env::{Port, Process, resident_kib, unique, wait_for};
 use sluice_types::DeviceId;
 use toml::{Table, Value};
 
@@ -21,6 +22,7 @@ const START_LIMIT: Duration = Duration::from_secs(30);
 #[derive(Debug, Clone, Default)]
 pub struct EdgeOptions {
     overrides: Vec<(String, Value)>,
+    without_parent: bool,
 }
 
 impl EdgeOptions {
@@ -30,9 +32,16 @@ impl EdgeOptions {
         self.overrides.push((key.to_owned(), value.into()));
         self
     }
+
+    /// Starts it as one process, whose sockets close when it dies.
+    #[must_use]
+    pub fn without_parent(mut self) -> Self {
+        self.without_parent = true;
+        self
+    }
 }
 
-/// A running `sluice-edge`. Killed on drop.
+/// A running `sluice-edge`: a parent, and its worker, which is the edge. Both are killed on drop.
 #[derive(Debug)]
 pub struct Edge {
     process: Process,
@@ -54,11 +63,12 @@ impl Edge {
         let text = toml::to_string(&table(world, options, &devices, &admin)?).context("no TOML")?;
         std::fs::write(&config, text).context("cannot write the edge's settings")?;
         let log = world.file(&format!("{name}.log"));
-        let command = vec![
+        let mut command = vec![
             program("sluice-edge")?.display().to_string(),
             "--config".to_owned(),
             config.display().to_string(),
         ];
+        command.extend(options.without_parent.then(|| "--no-parent".to_owned()));
         let process = spawn(&command, &log)?;
         let mut edge = Self { process, command, log, devices, admin };
         edge.wait_ready()?;
@@ -70,23 +80,74 @@ impl Edge {
     /// # Errors
     /// It does not become ready.
     pub fn restart(&mut self) -> Result<()> {
-        self.process.kill();
+        self.kill();
         self.process = spawn(&self.command, &self.log)?;
         self.wait_ready()
     }
 
-    /// Kills it at once (SIGKILL), as the loss of its node would; its ports stay claimed.
+    /// Kills parent and worker at once (SIGKILL), as the loss of their node would; its ports stay claimed.
     pub fn kill(&mut self) {
+        let worker = self.worker();
         self.process.kill();
+        // The kernel kills it with its parent, and its ports are free a moment later.
+        if let Some(worker) = worker
+            && let Err(error) = wait_gone(worker)
+        {
+            eprintln!("{error:#}");
+        }
+    }
+
+    /// Kills the worker alone (SIGKILL), as the system does when it runs out of memory, and waits until it is gone. The parent
+    /// keeps the UDP sockets open and starts another.
+    ///
+    /// # Errors
+    /// There is no worker.
+    pub fn kill_worker(&self) -> Result<()> {
+        let worker = self.worker().context("there is no worker")?;
+        signal_to(worker, Signal::SIGKILL)?;
+        wait_gone(worker)
+    }
+
+    /// The process that serves, unless it is dead just now: the worker, or the one process there is.
+    fn worker(&self) -> Option<u32> {
+        let parent = self.process.id();
+        if self.command.iter().any(|argument| argument == "--no-parent") {
+            return Some(parent);
+        }
+        let children = std::fs::read_to_string(format!("/proc/{parent}/task/{parent}/children")).ok()?;
+        children.split_whitespace().next()?.parse().ok()
+    }
+
+    /// Sends a signal to all of it: SIGSTOP and SIGCONT are not handed on by the parent.
+    ///
+    /// # Errors
+    /// A process is gone.
+    pub fn signal_all(&self, signal: Signal) -> Result<()> {
+        let worker = self.worker().context("there is no worker")?;
+        signal_to(worker, signal)?;
+        if worker == self.process.id() { Ok(()) } else { self.process.signal(signal) }
+    }
+
+    /// Resident memory of the process that serves, in KiB.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn resident_kib(&self) -> Result<u64> {
+        resident_kib(self.worker().context("there is no worker")?)
     }
 
     fn wait_ready(&mut self) -> Result<()> {
         let admin = self.admin();
-        self.process.wait_ready(START_LIMIT, || match http(admin, "GET", "/readyz", b"") {
-            Ok((200, _)) => Ok(()),
-            Ok((status, text)) => Err(format!("{status} {text}")),
-            Err(error) => Err(format!("{error:#}")),
-        })
+        self.process.wait_ready(START_LIMIT, || is_ready(admin))
+    }
+
+    /// Waits until the worker that follows a killed one is ready.
+    ///
+    /// # Errors
+    /// It does not become ready.
+    pub fn wait_ready_again(&self) -> Result<()> {
+        let admin = self.admin();
+        wait_for("the next worker to be ready", START_LIMIT, || is_ready(admin))
     }
 
     /// Where devices connect, over either transport.
@@ -97,12 +158,6 @@ impl Edge {
 
     fn admin(&self) -> SocketAddr {
         (Ipv4Addr::LOCALHOST, self.admin.number()).into()
-    }
-
-    /// The process.
-    #[must_use]
-    pub const fn process(&self) -> &Process {
-        &self.process
     }
 
     /// Asks the admin listener; gives the status and the body.
@@ -165,6 +220,7 @@ impl Drop for Edge {
         if std::thread::panicking() {
             eprintln!("end of the edge's log:\n{}", self.process.log_tail());
         }
+        self.kill();
     }
 }
 
@@ -177,6 +233,20 @@ impl Transport {
             Self::Udp => Self::Tcp,
         }
     }
+}
+
+fn signal_to(process: u32, signal: Signal) -> Result<()> {
+    let id = i32::try_from(process).context("process id out of range")?;
+    kill(Pid::from_raw(id), signal).with_context(|| format!("cannot send {signal} to {process}"))
+}
+
+/// Waits until a process that was killed has given back what it had; somebody else's child may stay as a zombie.
+fn wait_gone(process: u32) -> Result<()> {
+    let stat = format!("/proc/{process}/stat");
+    wait_for("the end of a killed process", START_LIMIT, || match std::fs::read_to_string(&stat) {
+        Ok(state) if !state.contains(") Z") => Err(state),
+        _ => Ok(()),
+    })
 }
 
 fn spawn(command: &[String], log: &std::path::Path) -> Result<Process> {
@@ -249,6 +319,14 @@ fn table(world: &World, options: &EdgeOptions, devices: &Port, admin: &Port) -> 
         level.insert(last.to_owned(), value.clone());
     }
     Ok(table)
+}
+
+fn is_ready(admin: SocketAddr) -> std::result::Result<(), String> {
+    match http(admin, "GET", "/readyz", b"") {
+        Ok((200, _)) => Ok(()),
+        Ok((status, text)) => Err(format!("{status} {text}")),
+        Err(error) => Err(format!("{error:#}")),
+    }
 }
 
 fn http(address: SocketAddr, method: &str, path: &str, body: &[u8]) -> Result<(u16, String)> {

@@ -36,7 +36,7 @@ pub use kafka::{Kafka, KafkaListener, KafkaOptions, SharedKafka};
 pub use kube::KubeTools;
 pub use kube_server::{KubeServer, install_api_server};
 pub use ports::Port;
-pub use process::Process;
+pub use process::{Process, resident_kib};
 pub use python::PythonSdk;
 pub use redis::{Redis, SharedRedis};
 pub use redis_groups::{RedisCluster, RedisSentinel};

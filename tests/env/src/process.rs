@@ -146,11 +146,7 @@ impl Process {
     /// # Errors
     /// The process is gone.
     pub fn resident_kib(&self) -> Result<u64> {
-        let path = format!("/proc/{}/status", self.child.id());
-        let status = std::fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))?;
-        let line = status.lines().find_map(|l| l.strip_prefix("VmRSS:")).context("no VmRSS line")?;
-        let number = line.trim().trim_end_matches("kB").trim();
-        number.parse().with_context(|| format!("not a number of KiB: {number}"))
+        resident_kib(self.id())
     }
 }
 
@@ -158,6 +154,18 @@ impl Drop for Process {
     fn drop(&mut self) {
         self.kill();
     }
+}
+
+/// Resident memory of a process, in KiB.
+///
+/// # Errors
+/// The process is gone.
+pub fn resident_kib(process: u32) -> Result<u64> {
+    let path = format!("/proc/{process}/status");
+    let status = std::fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))?;
+    let line = status.lines().find_map(|l| l.strip_prefix("VmRSS:")).context("no VmRSS line")?;
+    let number = line.trim().trim_end_matches("kB").trim();
+    number.parse().with_context(|| format!("not a number of KiB: {number}"))
 }
 
 /// The same command, run so that the kernel kills it when the thread that started it ends.

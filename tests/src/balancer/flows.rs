@@ -39,6 +39,8 @@ pub struct BalancerCounts {
     pub dropped: u64,
     /// TCP connections for which there was no backend.
     pub refused: u64,
+    /// Times a backend's host said that nobody holds the port (ICMP "port unreachable").
+    pub unreachable: u64,
 }
 
 /// How one device fared since a fault, counted from the fault.
@@ -198,6 +200,10 @@ impl Table {
             Some(known) if known.backend == flow.backend => *known = flow,
             _ => {}
         }
+    }
+
+    pub(super) fn flows(&self) -> Vec<SocketAddr> {
+        self.flows.values().map(|flow| flow.backend).collect()
     }
 
     pub(super) fn backend_of(&self, device: SocketAddr) -> Option<SocketAddr> {

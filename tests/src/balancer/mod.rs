@@ -1,7 +1,7 @@
 //! A load balancer of layer 4 between devices and edges, UDP and TCP on one port.
 //!
 //! Like the real ones, it translates addresses: each device's flow has a socket of its own towards one backend, and only what that
-//! backend answers there goes back to the device. It does not look into datagrams, and passes no ICMP on. Who is healthy is what the
+//! backend answers there goes back to the device. It does not look into datagrams, and passes no ICMP on unless it is told to. Who is healthy is what the
 //! test says, at the moment it says so; choices follow from the seed and from the order in which flows come.
 
 mod flows;
@@ -9,13 +9,15 @@ mod tcp;
 #[cfg(test)]
 mod tests;
 
+use std::io::ErrorKind;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use anyhow::{Context, Result};
 use sluice_test_env::Port;
 use tokio::net::UdpSocket;
-use tokio::sync::oneshot;
+use tokio::sync::{Notify, oneshot};
 
 use crate::clock::now;
 
@@ -33,11 +35,31 @@ pub struct Balancer {
 
 /// The table of flows; locked for moments only, never across a wait.
 #[derive(Debug, Clone)]
-struct Shared(Arc<Mutex<Table>>);
+struct Shared {
+    table: Arc<Mutex<Table>>,
+    icmp: Arc<Icmp>,
+}
+
+/// What becomes of "port unreachable" from a backend's host.
+#[derive(Debug, Default)]
+struct Icmp {
+    passed_on: AtomicBool,
+    close: Notify,
+}
 
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, Table> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes note of what the system says about a backend.
+    fn heed(&self, error: &std::io::Error) {
+        if error.kind() == ErrorKind::ConnectionRefused {
+            self.lock().counts_mut().unreachable += 1;
+            if self.icmp.passed_on.load(Ordering::Relaxed) {
+                self.icmp.close.notify_one();
+            }
+        }
     }
 }
 
@@ -51,7 +73,8 @@ impl Balancer {
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port.number()));
         eprintln!("balancer: {address}, seed {seed}, backends {backends:?}");
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let table = Shared(Arc::new(Mutex::new(Table::new(backends, seed))));
+        let table = Arc::new(Mutex::new(Table::new(backends, seed)));
+        let table = Shared { table, icmp: Arc::default() };
         let (datagrams, connections) = runtime.block_on(async {
             let datagrams = UdpSocket::bind(address).await?;
             Ok::<_, std::io::Error>((datagrams, tokio::net::TcpListener::bind(address).await?))
@@ -65,6 +88,8 @@ impl Balancer {
                         result.expect("the balancer's socket works while it runs");
                     }
                     () = tcp::accept(connections, &shared) => {}
+                    // From here on the devices' datagrams meet a closed port.
+                    () = shared.icmp.close.notified() => {}
                     // The balancer was dropped.
                     _ = stopped => {}
                 }
@@ -108,6 +133,12 @@ impl Balancer {
         self.table.lock().remap(seed);
     }
 
+    /// From now on "port unreachable" (ICMP) from a backend's host reaches devices. To send it on would take a raw socket; so the balancer
+    /// closes its own port for good at the first one, which tells every device the same with its next datagram.
+    pub fn pass_icmp_on(&self) {
+        self.table.icmp.passed_on.store(true, Ordering::Relaxed);
+    }
+
     /// What went through so far.
     #[must_use]
     pub fn counts(&self) -> BalancerCounts {
@@ -118,6 +149,12 @@ impl Balancer {
     #[must_use]
     pub fn backend_of(&self, device: SocketAddr) -> Option<SocketAddr> {
         self.table.lock().backend_of(device)
+    }
+
+    /// The backend of each UDP flow.
+    #[must_use]
+    pub fn flows(&self) -> Vec<SocketAddr> {
+        self.table.lock().flows()
     }
 
     /// A fault happens now, and with it these backends are dead: [`Balancer::recoveries`] counts from here.
@@ -152,9 +189,10 @@ async fn forward(devices: Arc<UdpSocket>, table: &Shared) -> Result<()> {
                 socket
             }
         };
-        // Refused: nobody listens there; for the device the datagram is lost like any other.
-        if socket.send(&datagram[..length]).await.is_ok() {
-            table.lock().carried_up(device, backend, now());
+        match socket.send(&datagram[..length]).await {
+            Ok(_) => table.lock().carried_up(device, backend, now()),
+            // Refused: nobody listens there; for the device the datagram is lost like any other.
+            Err(error) => table.heed(&error),
         }
     }
 }
@@ -169,8 +207,14 @@ async fn carry_answers(
 ) {
     let mut datagram = [0; 2048];
     loop {
-        // An error is the echo of a backend that is down; it may come back.
-        let Ok(length) = socket.recv(&mut datagram).await else { continue };
+        let length = match socket.recv(&mut datagram).await {
+            Ok(length) => length,
+            // The echo of a backend that is down; it may come back.
+            Err(error) => {
+                table.heed(&error);
+                continue;
+            }
+        };
         table.lock().carried_down(device, backend, now());
         // A device that is gone takes nothing.
         let _ = devices.send_to(&datagram[..length], device).await;

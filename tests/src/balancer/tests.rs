@@ -155,3 +155,20 @@ fn connections_end_with_their_backend_and_when_they_are_forgotten() {
     let connections: u64 = balancer.counts().backends.values().map(|counts| counts.connections).sum();
     assert_eq!(connections, 2);
 }
+
+#[test]
+fn a_closed_port_is_counted_and_passed_on_when_told_to() {
+    let closed = Port::claim().unwrap();
+    let balancer = Balancer::start(&[(Ipv4Addr::LOCALHOST, closed.number()).into()], 1).unwrap();
+    let client = Client::new(&balancer);
+    let refused =
+        || client.0.send(b"anybody?").is_err_and(|error| error.kind() == ErrorKind::ConnectionRefused);
+    wait_for("the balancer to be told", SOON, || {
+        assert!(!refused(), "a device was told");
+        if balancer.counts().unreachable > 2 { Ok(()) } else { Err(format!("{:?}", balancer.counts())) }
+    })
+    .unwrap();
+    balancer.pass_icmp_on();
+    let told = || if refused() { Ok(()) } else { Err("not told".to_owned()) };
+    wait_for("the device to be told", SOON, told).unwrap();
+}

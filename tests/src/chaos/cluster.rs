@@ -126,7 +126,23 @@ impl Cluster {
         (0..self.pods.len()).filter(|&number| self.pods[number].runs).collect()
     }
 
-    /// SIGKILL; the balancer hears of it at once.
+    /// SIGKILL of the worker alone: the pod's parent keeps its UDP sockets open and starts another. The balancer hears nothing of it, until
+    /// [`Cluster::set_healthy`].
+    ///
+    /// # Errors
+    /// There is no worker.
+    pub fn kill_worker(&mut self, number: usize) -> Result<()> {
+        self.mark(number);
+        self.pods[number].edge.kill_worker()
+    }
+
+    /// The balancer hears whether a pod is healthy.
+    pub fn set_healthy(&mut self, number: usize, healthy: bool) {
+        self.pods[number].runs = healthy;
+        self.tell_balancer();
+    }
+
+    /// SIGKILL of all of a pod; the balancer hears of it at once.
     pub fn kill(&mut self, number: usize) {
         self.pods[number].edge.kill();
         self.fault(number);
@@ -137,7 +153,7 @@ impl Cluster {
     /// # Errors
     /// The process is gone.
     pub fn pause(&mut self, number: usize) -> Result<()> {
-        self.pods[number].edge.process().signal(Signal::SIGSTOP)?;
+        self.pods[number].edge.signal_all(Signal::SIGSTOP)?;
         self.fault(number);
         Ok(())
     }
@@ -147,7 +163,7 @@ impl Cluster {
     /// # Errors
     /// The process is gone.
     pub fn resume(&mut self, number: usize) -> Result<()> {
-        self.pods[number].edge.process().signal(Signal::SIGCONT)?;
+        self.pods[number].edge.signal_all(Signal::SIGCONT)?;
         self.pods[number].runs = true;
         self.tell_balancer();
         Ok(())

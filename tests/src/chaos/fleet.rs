@@ -71,7 +71,9 @@ pub struct DeviceLog {
 }
 
 impl DeviceLog {
-    const fn new(device: DeviceId, number: u32) -> Self {
+    /// Of a device that has sent nothing.
+    #[must_use]
+    pub const fn new(device: DeviceId, number: u32) -> Self {
         Self {
             device,
             number,

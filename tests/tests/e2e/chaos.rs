@@ -6,7 +6,9 @@ use sluice_bus::Topic;
 #[cfg(feature = "long")]
 use sluice_test_env::{Kafka, KafkaOptions, Redis};
 use sluice_tests::chaos::{Cluster, ClusterOptions, DeviceLog, Fleet, Verdict, size_of};
-use sluice_tests::{Recovery, Sdk, StreamPlan, Streamed, Transport};
+use sluice_tests::{
+    Device, EdgeOptions, Pending, Recovery, Sdk, StreamPlan, Streamed, Transport, payload, wait_for,
+};
 
 const DEVICES: usize = 20;
 const INTERVAL: Duration = Duration::from_millis(50);
@@ -150,6 +152,107 @@ fn a_pod_that_hangs_and_comes_back_doubles_nothing() {
         cluster.balancer().fault(&[]);
         cluster.balancer().remap_flows(5);
     });
+}
+
+/// Messages of one official client, each tried until it is acknowledged, without ever connecting again. Returns what was acknowledged.
+fn send_on(client: &Device<'_>, messages: std::ops::Range<u32>) -> Vec<u32> {
+    messages
+        .filter(|&message| match client.send(&payload(message, size_of(0))) {
+            Ok(()) => true,
+            Err(error) => {
+                // Python gives a message up after its five transmissions, and a slow machine may need longer. The session stays.
+                eprintln!("message {message}: {error:#}");
+                false
+            }
+        })
+        .collect()
+}
+
+/// Sends until one more message is acknowledged.
+fn send_until_acknowledged(client: &Device<'_>, next: &mut u32, acked: &mut Vec<u32>) {
+    let before = acked.len();
+    wait_for("a message to be acknowledged", PROGRESS * 2, || {
+        acked.extend(send_on(client, *next..*next + 1));
+        *next += 1;
+        if acked.len() > before { Ok(()) } else { Err(format!("{next} messages, {before} acknowledged")) }
+    })
+    .unwrap();
+}
+
+/// Kills the worker of the pod that the client talks to, and waits until datagrams have reached the pod since.
+fn kill_under(cluster: &mut Cluster, client: &Device<'_>, message: u32) -> (usize, Pending) {
+    let up = |cluster: &Cluster, pod: usize| {
+        let counts = cluster.balancer().counts();
+        counts.backends.get(&cluster.pod(pod).address()).map_or(0, |backend| backend.up)
+    };
+    let flow = cluster.balancer().flows();
+    let [victim] = flow[..] else { panic!("one device has one flow: {flow:?}") };
+    let victim = cluster.running().into_iter().find(|&pod| cluster.pod(pod).address() == victim).unwrap();
+    cluster.kill_worker(victim).unwrap();
+    let before = up(cluster, victim);
+    let sending = client.start_send(&payload(message, size_of(0)), PROGRESS).unwrap();
+    wait_for("datagrams to reach the pod of the dead worker", PROGRESS, || {
+        if up(cluster, victim) > before + 1 { Ok(()) } else { Err("none".to_owned()) }
+    })
+    .unwrap();
+    (victim, sending)
+}
+
+#[test]
+fn an_official_client_keeps_its_session_when_workers_are_killed_and_icmp_is_passed_on() {
+    let mut cluster = two_pods(0xc4a0_0009);
+    cluster.balancer().pass_icmp_on();
+    let device = cluster.world().device().unwrap();
+    let sdk = Sdk::start("1.2.2").unwrap();
+    let client = sdk.device(&device, Transport::Udp, cluster.balancer().address());
+    client.connect().unwrap();
+    let mut next = DeviceLog::first_message(0) + 1;
+    let mut acked = Vec::new();
+    send_until_acknowledged(&client, &mut next, &mut acked);
+
+    for notices in [true, false] {
+        // A balancer that notices moves the flow to the other pod; one that does not leaves it to the next worker.
+        let (victim, sending) = kill_under(&mut cluster, &client, next);
+        cluster.set_healthy(victim, !notices);
+        acked.extend(sending.wait().is_ok().then_some(next));
+        next += 1;
+        send_until_acknowledged(&client, &mut next, &mut acked);
+        cluster.pod(victim).wait_ready_again().unwrap();
+        cluster.set_healthy(victim, true);
+        send_until_acknowledged(&client, &mut next, &mut acked);
+        cluster.print_moves().unwrap();
+    }
+
+    let counts = cluster.balancer().counts();
+    assert_eq!(counts.unreachable, 0, "a closed port was told: {counts:?}");
+    let log = DeviceLog { acked, sessions: 1, ..DeviceLog::new(device.id, 0) };
+    let verdict = Verdict::new(&[log], &cluster.world().committed(Topic::Telemetry).unwrap());
+    eprintln!("workers killed: {verdict}, {counts:?}");
+    assert!(verdict.is_kept(), "{verdict}");
+}
+
+#[test]
+fn without_a_parent_an_official_client_loses_its_session_to_icmp() {
+    let edge = EdgeOptions::default().without_parent();
+    let mut cluster =
+        Cluster::start(ClusterOptions { seed: 0xc4a0_000a, edge, ..ClusterOptions::default() }).unwrap();
+    cluster.balancer().pass_icmp_on();
+    let device = cluster.world().device().unwrap();
+    let sdk = Sdk::start("1.2.2").unwrap();
+    let client = sdk.device(&device, Transport::Udp, cluster.balancer().address());
+    client.connect().unwrap();
+    let first = DeviceLog::first_message(0) + 1;
+    assert_eq!(send_on(&client, first..first + 1), [first]);
+
+    let flow = cluster.balancer().flows();
+    let victim = cluster.running().into_iter().find(|&pod| cluster.pod(pod).address() == flow[0]).unwrap();
+    cluster.kill_worker(victim).unwrap();
+    assert!(send_on(&client, first + 1..first + 3).is_empty(), "nobody told the client");
+    assert!(cluster.balancer().counts().unreachable > 0, "{:?}", cluster.balancer().counts());
+    // Were the balancer there again, the client would not be: its session is closed for good.
+    let error = format!("{:#}", client.send(b"more").unwrap_err());
+    eprintln!("told by ICMP, the client says {error}");
+    assert!(error.contains("Stream is closed"), "{error}");
 }
 
 #[cfg(feature = "long")]

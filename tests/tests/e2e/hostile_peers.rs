@@ -55,7 +55,7 @@ fn fifty_honest_devices_connect_through_a_flood_of_spoofed_hellos() {
     const HONEST: usize = 50;
     let world = World::shared().unwrap();
     let edge = Edge::start(&world, &EdgeOptions::default()).unwrap();
-    let before = edge.process().resident_kib().unwrap();
+    let before = edge.resident_kib().unwrap();
     // One place in front of all of it, not one per connection: nobody may be kept out by an address in the flood.
     let flood = Flood::start(edge.address(), 500, 20_000, 0xf100d).unwrap();
     let received = || edge.metric("sluice_edge_datagrams_received_total", &[]).unwrap();
@@ -80,7 +80,7 @@ fn fifty_honest_devices_connect_through_a_flood_of_spoofed_hellos() {
         sent += 1;
     }
     let flooded = flood.stop();
-    let after = edge.process().resident_kib().unwrap();
+    let after = edge.resident_kib().unwrap();
     let seconds = now().duration_since(start).as_secs_f64();
     eprintln!(
         "{sent} of {HONEST} honest devices connected at the first attempt within {took:?}, beside {flooded} spoofed \

@@ -98,7 +98,7 @@ fn kafka_stands_still(stall: Duration) {
     let mut reader = stage.world.reader(Topic::Telemetry).unwrap();
     reader.read_until("records of everybody", Duration::from_secs(20), |records| records.len() > 50).unwrap();
 
-    let before = stage.edge.process().resident_kib().unwrap();
+    let before = stage.edge.resident_kib().unwrap();
     stage.kafka.pause(0).unwrap();
     let start = now();
     let flood = StreamPlan {
@@ -112,7 +112,7 @@ fn kafka_stands_still(stall: Duration) {
     let tcp_stream = tcp.start_stream(&flood).unwrap();
     std::thread::sleep(stall.saturating_sub(Duration::from_secs(1)));
     let paused = stage.edge.metric("sluice_edge_reading_paused_total", &[]).unwrap();
-    let during = stage.edge.process().resident_kib().unwrap();
+    let during = stage.edge.resident_kib().unwrap();
     std::thread::sleep(stall.saturating_sub(now().duration_since(start)));
     stage.kafka.resume(0).unwrap();
     eprintln!(
