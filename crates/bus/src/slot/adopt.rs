@@ -14,10 +14,14 @@ use super::work::{Pace, Work};
 use super::{Gate, SlotLost, SlotSettle, SlotWriter};
 use crate::ledger::{Oddities, Owner, OwnerMark, SessionState, Snapshot, encode_owner};
 use crate::writer::{Publisher, Stop, WriterStats};
-use crate::{BusConfig, BusError, ConfigError, Guarantee};
+use crate::{BusConfig, BusError, ConfigError, Guarantee, Topic};
 
-/// How long one call into librdkafka may take before the deadline is looked at.
-const CALL: Duration = Duration::from_millis(500);
+/// How long the first client that knows the brokers has to become the slot's writer before another one asks; each later one has twice
+/// as long.
+const FIRST_CLIENT: Duration = Duration::from_millis(80);
+
+/// How long any has at most: enough for a slow Kafka.
+const LAST_CLIENT: Duration = Duration::from_secs(2);
 
 /// See [`Pace::heartbeat`].
 const HEARTBEAT: Duration = Duration::from_secs(60);
@@ -137,13 +141,16 @@ pub(super) fn adopt_with(
     let record = encode_owner(owner, mark).ok_or(AdoptError::Address(owner.address.len()))?;
     let stop = Arc::new(Stop::default());
     stop.within(deadline);
-    let client = config.slot_producer(slot)?;
-    let mut publisher = Publisher::new(config, client, Arc::clone(&stop), Arc::new(WriterStats::default()))?;
-    publisher.ledger.belongs_to(slot, 0);
+    let client = || -> Result<Publisher, AdoptError> {
+        let client = config.slot_producer(slot)?;
+        Ok(Publisher::new(config, client, Arc::clone(&stop), Arc::new(WriterStats::default()))?)
+    };
     let guarantee = config.guarantee();
-    if guarantee == Guarantee::ExactlyOnce {
-        fence(&publisher, until)?;
-    }
+    let mut publisher = match guarantee {
+        Guarantee::ExactlyOnce => fenced(client, until)?,
+        Guarantee::AtLeastOnce => client()?,
+    };
+    publisher.ledger.belongs_to(slot, 0);
     publisher.ledger.compose_whole(&record);
     let committed = match guarantee {
         Guarantee::ExactlyOnce => publisher.run_transaction(&[]),
@@ -178,14 +185,24 @@ fn draw_mark() -> Result<OwnerMark, AdoptError> {
     Ok(OwnerMark(mark))
 }
 
-fn fence(publisher: &Publisher, until: Instant) -> Result<(), AdoptError> {
+/// A client that is the slot's only writer: each one that asks bars those before it.
+///
+/// Where the last owner left a transaction open, Kafka aborts it within some milliseconds and says "again" meanwhile, and librdkafka
+/// asks again after 500 ms, whatever is configured. A new client asks at once. For the same reason a client first gets to know the
+/// brokers: one that looks for its coordinator without any waits as long.
+fn fenced(
+    client: impl Fn() -> Result<Publisher, AdoptError>,
+    until: Instant,
+) -> Result<Publisher, AdoptError> {
+    let mut patience = FIRST_CLIENT;
     loop {
-        let error = match publisher.producer.init_transactions(remaining(until)?.min(CALL)) {
-            Ok(()) => return Ok(()),
-            Err(error) => error,
-        };
-        if !is_retriable(&error) {
-            return Err(AdoptError::Fence(error));
+        let publisher = client()?;
+        // Without an answer the next call says what is wrong.
+        publisher.learn(Topic::Ledger, remaining(until)?.min(LAST_CLIENT));
+        match publisher.producer.init_transactions(remaining(until)?.min(patience)) {
+            Ok(()) => return Ok(publisher),
+            Err(error) if is_retriable(&error) => patience = (patience * 2).min(LAST_CLIENT),
+            Err(error) => return Err(AdoptError::Fence(error)),
         }
     }
 }
