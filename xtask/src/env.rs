@@ -7,11 +7,12 @@ use sluice_test_env::install::{self, Installed, SDK_VERSIONS};
 use sluice_test_env::{KubeTools, cache_dir, tools};
 
 /// Programs that come from the distribution, with their Debian package.
-const PROGRAMS: [(&str, &str); 7] = [
+const PROGRAMS: [(&str, &str); 8] = [
     ("redis-server", "redis-server"),
     ("redis-cli", "redis-tools"),
     ("kcat", "kcat"),
     ("java", "openjdk-17-jre-headless"),
+    ("javac", "openjdk-17-jdk-headless"),
     ("mvn", "maven"),
     ("python3", "python3-venv"),
     ("perl", "perl"),
@@ -41,6 +42,7 @@ pub(crate) fn run(api_server: bool) -> Result<()> {
     for version in SDK_VERSIONS {
         note(&format!("official Python SDK {version}"), install::python_sdk(version));
     }
+    note("Kafka client for Python", install::kafka_python());
     note("helm, kubeconform and the schemas of Kubernetes (Go modules)", KubeTools::install());
     if api_server {
         note("API server of Kubernetes and kubectl (Go modules)", sluice_test_env::install_api_server());

@@ -17,6 +17,9 @@ pub(crate) const KAFKA_POM: &str = include_str!("../kafka/pom.xml");
 /// The releases of the official Python SDK that tests speak with.
 pub const SDK_VERSIONS: [&str; 3] = ["1.0.0", "1.1.0", "1.2.2"];
 
+/// The release of the Kafka client for Python (`confluent-kafka`) that documented readers are tested with.
+pub const KAFKA_PYTHON_VERSION: &str = "2.16.1";
+
 /// Whether an install step had work to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Installed {
@@ -53,13 +56,29 @@ pub fn kafka() -> Result<Installed> {
 /// # Errors
 /// Python or its `venv` module is missing, or the package cannot be downloaded.
 pub fn python_sdk(version: &str) -> Result<Installed> {
-    let place = tools::python_place(version)?;
-    once(&place, || {
-        run(Command::new(tools::python3()?).args(["-m", "venv"]).arg(&place))
+    venv(&tools::python_place(version)?, &format!("usmp=={version}"))
+}
+
+/// Makes a virtual environment with a client of Kafka.
+///
+/// # Errors
+/// Python or its `venv` module is missing, or the package cannot be downloaded.
+pub fn kafka_python() -> Result<Installed> {
+    venv(&tools::kafka_python_place()?, &format!("confluent-kafka=={KAFKA_PYTHON_VERSION}"))
+}
+
+fn venv(place: &Path, package: &str) -> Result<Installed> {
+    once(place, || {
+        run(Command::new(tools::python3()?).args(["-m", "venv"]).arg(place))
             .with_context(|| "cannot make a virtual environment (Debian package python3-venv)".to_owned())?;
-        run(Command::new(place.join("bin").join("python"))
-            .args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check"])
-            .arg(format!("usmp=={version}")))
+        run(Command::new(place.join("bin").join("python")).args([
+            "-m",
+            "pip",
+            "install",
+            "--quiet",
+            "--disable-pip-version-check",
+            package,
+        ]))
     })
 }
 

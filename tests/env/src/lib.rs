@@ -37,7 +37,7 @@ pub use kube::KubeTools;
 pub use kube_server::{KubeServer, install_api_server};
 pub use ports::Port;
 pub use process::{Process, resident_kib};
-pub use python::PythonSdk;
+pub use python::{KafkaPython, PythonSdk};
 pub use redis::{Redis, SharedRedis};
 pub use redis_groups::{RedisCluster, RedisSentinel};
 pub use tls::TlsFiles;

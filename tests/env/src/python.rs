@@ -1,4 +1,4 @@
-//! The official Python SDK in a virtual environment.
+//! Python packages in virtual environments: the official SDK, and a client of Kafka.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -54,6 +54,34 @@ impl PythonSdk {
     /// The interpreter cannot be started.
     pub fn spawn(&self, script: &Path, args: &[&str], log: &Path) -> Result<Process> {
         Process::spawn_command(&self.command(script, args), log)
+    }
+}
+
+/// A Python interpreter that can import `confluent_kafka`, the Kafka client that documented readers use.
+#[derive(Debug, Clone)]
+pub struct KafkaPython {
+    python: PathBuf,
+}
+
+impl KafkaPython {
+    /// Finds its environment.
+    ///
+    /// # Errors
+    /// Not installed; the message says what to run.
+    pub fn venv() -> Result<Self> {
+        let place = tools::kafka_python_place()?;
+        if !place.join(READY).is_file() {
+            bail!("confluent-kafka is not in {}: run `cargo xtask env`", place.display());
+        }
+        Ok(Self { python: place.join("bin").join("python") })
+    }
+
+    /// A command that runs `script`, without writing byte code.
+    #[must_use]
+    pub fn command(&self, script: &Path) -> Command {
+        let mut command = Command::new(&self.python);
+        command.arg("-B").arg(script);
+        command
     }
 }
 

@@ -103,3 +103,8 @@ pub(crate) fn kafka_libs_place() -> Result<PathBuf> {
 pub(crate) fn python_place(version: &str) -> Result<PathBuf> {
     Ok(cache_dir()?.join(format!("python-usmp-{version}")))
 }
+
+/// The folder of the virtual environment with a client of Kafka.
+pub(crate) fn kafka_python_place() -> Result<PathBuf> {
+    Ok(cache_dir()?.join(format!("python-confluent-kafka-{}", crate::install::KAFKA_PYTHON_VERSION)))
+}

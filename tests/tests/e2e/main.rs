@@ -11,6 +11,7 @@ mod fleet;
 mod hostile_peers;
 mod kafka_outage;
 mod lossy_network;
+mod readers;
 mod redis_outage;
 mod refusals;
 mod sessions;
