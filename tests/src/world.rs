@@ -2,11 +2,14 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use rand::RngExt as _;
 use sluice_bus::{ApplyOptions, BusConfig, Scan, ScanOptions, Step, TailedRecord, Topic, TopicNames};
-use sluice_store::{KekRing, NewDevice, NewKey, RedisConfig, Store, StoreConfig, StoreKind};
+use sluice_store::{
+    KekRing, LogPosition, NewDevice, NewKey, RedisConfig, RevocationOutcome, Store, StoreConfig, StoreKind,
+};
 use sluice_test_env::{Kafka, Redis, unique};
 use sluice_types::{DeviceId, Psk};
 use tempfile::TempDir;
@@ -122,14 +125,25 @@ impl World {
         (0..count).map(|_| self.device()).collect()
     }
 
-    /// Revokes a device; the running edges hear of it by themselves.
+    /// Revokes a device; the running edges hear of it by themselves. Returns the place in the revocation log.
     ///
     /// # Errors
-    /// The registry refuses it.
-    pub fn revoke(&self, id: DeviceId) -> Result<()> {
+    /// The registry refuses it, or cannot be reached.
+    pub fn revoke(&self, id: DeviceId) -> Result<LogPosition> {
         let reason = "a test".parse().context("no reason")?;
-        self.runtime.block_on(self.store.revoke(id, &reason)).context("cannot revoke")?;
-        Ok(())
+        self.runtime.block_on(self.store.revoke(id, &reason)).context("cannot revoke")
+    }
+
+    /// How many pods have not said that they applied the revocation log up to there; waits as long as `patience` for them.
+    ///
+    /// # Errors
+    /// The store cannot be reached.
+    pub fn revocation_outstanding(&self, position: LogPosition, patience: Duration) -> Result<usize> {
+        let outcome = self.runtime.block_on(self.store.revocation_complete(position, patience));
+        Ok(match outcome.context("cannot ask how far a revocation is applied")? {
+            RevocationOutcome::Completed => 0,
+            RevocationOutcome::Outstanding(pods) => pods.len(),
+        })
     }
 
     /// Reads a topic from its beginning.

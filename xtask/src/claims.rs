@@ -1,4 +1,4 @@
-//! `cargo xtask claims`: each test that docs/security.md names as the proof of a defence exists.
+//! `cargo xtask claims`: each test that a page names as the proof of a defence, or of what happens in an outage, exists.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -8,41 +8,43 @@ use anyhow::{Context, Result, bail};
 
 use crate::source;
 
-const PAGE: &str = "docs/security.md";
+/// Pages whose claims are shown by tests.
+const PAGES: [&str; 2] = ["docs/security.md", "docs/operations.md"];
 
 pub(crate) fn run() -> Result<()> {
     let root = source::root()?;
-    let page = fs::read_to_string(root.join(PAGE)).with_context(|| format!("cannot read {PAGE}"))?;
     let mut tests = BTreeSet::new();
     for path in source::files()?.iter().filter(|p| p.extension().is_some_and(|e| e == "rs")) {
         let text =
             fs::read_to_string(root.join(path)).with_context(|| format!("cannot read {}", path.display()))?;
         collect_tests(path, &text, &mut tests);
     }
-    let named = named_tests(&page);
-    if named.is_empty() {
-        bail!("{PAGE} names no test; it writes `test: name_of_the_test` beside each defence");
+    let (mut count, mut missing) = (0, Vec::new());
+    for page in PAGES {
+        let text = fs::read_to_string(root.join(page)).with_context(|| format!("cannot read {page}"))?;
+        let named = named_tests(&text);
+        if named.is_empty() {
+            bail!("{page} names no test; it writes `test: name_of_the_test` beside each claim");
+        }
+        count += named.len();
+        let faults = named.iter().filter(|(_, name)| !tests.contains(*name));
+        missing.extend(faults.map(|(line, name)| fault(page, *line, name, &tests)));
     }
-    let missing: Vec<_> = named
-        .iter()
-        .filter(|(_, name)| !tests.contains(*name))
-        .map(|(line, name)| fault(*line, name, &tests))
-        .collect();
     if missing.is_empty() {
-        println!("{} tests named in {PAGE}, all exist", named.len());
+        println!("{count} tests named in {}, all exist", PAGES.join(" and "));
         return Ok(());
     }
-    bail!("{} of {} named tests are missing:\n{}", missing.len(), named.len(), missing.join("\n"));
+    bail!("{} of {count} named tests are missing:\n{}", missing.len(), missing.join("\n"));
 }
 
 /// Where it stands, what is wrong, what to do.
-fn fault(line: usize, name: &str, tests: &BTreeSet<String>) -> String {
+fn fault(page: &str, line: usize, name: &str, tests: &BTreeSet<String>) -> String {
     let nearest = match nearest(name, tests) {
         Some(other) => format!(" (nearest: `{other}`)"),
         None => String::new(),
     };
     format!(
-        "{PAGE}:{line}: no test is named `{name}`: name the one that shows this defence{nearest}, write it, \
+        "{page}:{line}: no test is named `{name}`: name the one that shows this{nearest}, write it, \
          or take the claim back"
     )
 }
@@ -124,12 +126,12 @@ mod tests {
     fn a_missing_test_is_told_with_its_place_and_the_likely_new_name() {
         let tests =
             BTreeSet::from(["a_spoofed_hello_costs_no_state".to_owned(), "keys_are_sealed".to_owned()]);
-        let told = fault(7, "a_spoofed_hello_makes_no_state", &tests);
+        let told = fault("docs/security.md", 7, "a_spoofed_hello_makes_no_state", &tests);
         let start =
             "docs/security.md:7: no test is named `a_spoofed_hello_makes_no_state`: name the one that";
         assert!(told.starts_with(start), "{told}");
         assert!(told.contains("nearest: `a_spoofed_hello_costs_no_state`"), "{told}");
-        assert!(!fault(7, "quite_another_thing", &tests).contains("nearest"));
+        assert!(!fault("docs/security.md", 7, "quite_another_thing", &tests).contains("nearest"));
     }
 
     #[test]

@@ -27,7 +27,7 @@ fn secured(dir: &Path) -> (Kafka, TlsFiles) {
                 "org.apache.kafka.common.security.scram.ScramLoginModule required;",
             ),
         ],
-        listeners: vec![KafkaListener { name: "SECURE".into(), protocol: "SASL_SSL".into() }],
+        listeners: vec![KafkaListener { name: "SECURE".into(), protocol: "SASL_SSL".into(), apart: false }],
         scram_users: vec![(USER.into(), PASSWORD.into())],
         ..KafkaOptions::default()
     });

@@ -31,6 +31,8 @@ pub struct KafkaListener {
     pub name: String,
     /// `PLAINTEXT`, `SSL`, `SASL_PLAINTEXT` or `SASL_SSL`.
     pub protocol: String,
+    /// Whether clients are told another port than the one it listens on: [`Kafka::advertised`], where the test puts something in between.
+    pub apart: bool,
 }
 
 /// What to start.
@@ -70,7 +72,26 @@ struct Node {
     dir: PathBuf,
     broker: Port,
     controller: Port,
-    listeners: Vec<(KafkaListener, Port)>,
+    listeners: Vec<Listening>,
+}
+
+#[derive(Debug)]
+struct Listening {
+    listener: KafkaListener,
+    port: Port,
+    /// What clients are told instead.
+    told: Option<Port>,
+}
+
+impl Listening {
+    fn claim(listener: &KafkaListener) -> Result<Self> {
+        let told = listener.apart.then(Port::claim).transpose()?;
+        Ok(Self { listener: listener.clone(), port: Port::claim()?, told })
+    }
+
+    fn told(&self) -> u16 {
+        self.told.as_ref().unwrap_or(&self.port).number()
+    }
 }
 
 impl Kafka {
@@ -99,13 +120,12 @@ impl Kafka {
         for id in 1..=options.nodes {
             let node_dir = dir.path().join(format!("node-{id}"));
             fs::create_dir_all(&node_dir).with_context(|| format!("cannot make {}", node_dir.display()))?;
-            let claim = |l: &KafkaListener| Ok((l.clone(), Port::claim()?));
             nodes.push(Node {
                 process: None,
                 dir: node_dir,
                 broker: Port::claim()?,
                 controller: Port::claim()?,
-                listeners: options.listeners.iter().map(claim).collect::<Result<_>>()?,
+                listeners: options.listeners.iter().map(Listening::claim).collect::<Result<_>>()?,
             });
         }
         let voters = (1..).zip(&nodes).map(|(id, n)| format!("{id}@127.0.0.1:{}", n.controller.number()));
@@ -210,7 +230,13 @@ impl Kafka {
     /// `host:port` of every node's listener of that name, comma-separated; empty if there is none.
     #[must_use]
     pub fn listener(&self, name: &str) -> String {
-        self.addresses(|n| n.listeners.iter().find(|(l, _)| l.name == name).map(|(_, p)| p.number()))
+        self.addresses(|n| Some(n.listening(name)?.port.number()))
+    }
+
+    /// The port that clients of that listener are told, on the first node: another than its own if it is [`KafkaListener::apart`].
+    #[must_use]
+    pub fn advertised(&self, name: &str) -> Option<u16> {
+        Some(self.nodes.first()?.listening(name)?.told())
     }
 
     fn addresses(&self, port: impl Fn(&Node) -> Option<u16>) -> String {
@@ -336,6 +362,12 @@ impl Kafka {
     }
 }
 
+impl Node {
+    fn listening(&self, name: &str) -> Option<&Listening> {
+        self.listeners.iter().find(|listening| listening.listener.name == name)
+    }
+}
+
 /// Where a shared Kafka listens.
 #[derive(Debug, Clone)]
 pub struct SharedKafka {
@@ -353,8 +385,11 @@ impl SharedKafka {
 fn properties(id: u32, node: &Node, voters: &str, options: &KafkaOptions) -> String {
     let mut listeners = format!("PLAINTEXT://127.0.0.1:{}", node.broker.number());
     let mut protocols = "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT".to_owned();
-    for (listener, port) in &node.listeners {
-        let _ = write!(listeners, ",{}://127.0.0.1:{}", listener.name, port.number());
+    let mut told = listeners.clone();
+    for listening in &node.listeners {
+        let listener = &listening.listener;
+        let _ = write!(listeners, ",{}://127.0.0.1:{}", listener.name, listening.port.number());
+        let _ = write!(told, ",{}://127.0.0.1:{}", listener.name, listening.told());
         let _ = write!(protocols, ",{}:{}", listener.name, listener.protocol);
     }
     let replicas = options.nodes.to_string();
@@ -364,7 +399,7 @@ fn properties(id: u32, node: &Node, voters: &str, options: &KafkaOptions) -> Str
         ("node.id", id.to_string()),
         ("controller.quorum.voters", voters.to_owned()),
         ("controller.listener.names", "CONTROLLER".to_owned()),
-        ("advertised.listeners", listeners.clone()),
+        ("advertised.listeners", told),
         ("listeners", format!("{listeners},CONTROLLER://127.0.0.1:{}", node.controller.number())),
         ("listener.security.protocol.map", protocols),
         ("inter.broker.listener.name", "PLAINTEXT".to_owned()),

@@ -12,7 +12,10 @@ use sluice_test_env::{Kafka, Redis};
 use crate::balancer::Balancer;
 use crate::clock::wait_for;
 use crate::edge::{Edge, EdgeOptions};
+use crate::line::Condition;
 use crate::world::World;
+
+use super::wiring::{Lines, Reaches, Wiring};
 
 /// How long slots may need to come to rest, on a busy machine.
 const REST_LIMIT: Duration = Duration::from_secs(30);
@@ -48,11 +51,13 @@ pub struct Cluster {
     pods: Vec<Pod>,
     world: World,
     options: ClusterOptions,
+    wiring: Option<Wiring>,
 }
 
 #[derive(Debug)]
 struct Pod {
     edge: Edge,
+    lines: Option<Lines>,
     /// Whether it is there and goes on.
     runs: bool,
     /// Lines in its log at the last fault.
@@ -74,8 +79,21 @@ impl Cluster {
     /// A pod does not start, or the slots do not find their owners.
     pub fn on(redis_url: &str, kafka: &str, options: ClusterOptions) -> Result<Self> {
         let world = World::with_slots(redis_url, kafka, options.slots, options.copies)?;
+        Self::begin(world, options, None)
+    }
+
+    /// Pods that reach servers and each other over lines of their own. The test itself reads and writes past them.
+    ///
+    /// # Errors
+    /// A pod does not start, or the slots do not find their owners.
+    pub fn wired(redis: &Redis, kafka: &str, wiring: Wiring, options: ClusterOptions) -> Result<Self> {
+        let world = World::with_slots(&redis.url(), kafka, options.slots, options.copies)?;
+        Self::begin(world, options, Some(wiring))
+    }
+
+    fn begin(world: World, options: ClusterOptions, wiring: Option<Wiring>) -> Result<Self> {
         let balancer = Balancer::start(&[], options.seed)?;
-        let mut cluster = Self { balancer, pods: Vec::new(), world, options };
+        let mut cluster = Self { balancer, pods: Vec::new(), world, options, wiring };
         for _ in 0..cluster.options.pods {
             cluster.add()?;
         }
@@ -96,10 +114,45 @@ impl Cluster {
             .with("edge.cluster.listen", "127.0.0.1:0")
             .with("edge.cluster.advertise", "127.0.0.1:0")
             .with("bus.guarantee", "exactly_once");
+        let (options, lines) = match &self.wiring {
+            Some(wiring) => {
+                let (options, lines) = wiring.pod(self.pods.len(), options)?;
+                (options, Some(lines))
+            }
+            None => (options, None),
+        };
         let edge = Edge::start(&self.world, &options)?;
-        self.pods.push(Pod { edge, runs: true, logged: 0 });
+        self.pods.push(Pod { edge, lines, runs: true, logged: 0 });
         self.tell_balancer();
         Ok(self.pods.len() - 1)
+    }
+
+    /// Hurts, or mends, what these pods reach. [`Balancer::recoveries`] counts from here; all pods stay healthy for the balancer.
+    ///
+    /// # Errors
+    /// A pod has no such line.
+    pub fn set_lines(&mut self, pods: &[usize], to: Reaches, condition: Condition) -> Result<()> {
+        self.note(&format!("{to:?} becomes {condition:?} for pods {pods:?}"));
+        for &pod in pods {
+            let lines = self.pods[pod].lines.as_ref();
+            let line = lines.and_then(|lines| lines.to(to));
+            line.with_context(|| format!("pod {pod} has no line to {to:?}"))?.set(condition);
+        }
+        self.balancer.fault(&[]);
+        Ok(())
+    }
+
+    /// Hurts, or mends, the ways of all pods to each other.
+    ///
+    /// # Errors
+    /// A pod has no line.
+    pub fn set_peer_lines(&mut self, condition: Condition) -> Result<()> {
+        self.note(&format!("pods become {condition:?} for each other"));
+        for pod in &self.pods {
+            pod.lines.as_ref().context("a pod without lines")?.peers().set(condition);
+        }
+        self.balancer.fault(&[]);
+        Ok(())
     }
 
     /// The corner of Redis and Kafka that the pods share.
@@ -190,13 +243,17 @@ impl Cluster {
 
     /// Something happens to a pod now.
     fn mark(&mut self, number: usize) {
+        self.note(&format!("something happens to pod {number}"));
+        self.pods[number].runs = false;
+        self.balancer.fault(&[self.pods[number].edge.address()]);
+    }
+
+    fn note(&mut self, what: &str) {
         for pod in &mut self.pods {
             // Only what is printed depends on it.
             pod.logged = pod.edge.log().map_or(0, |log| log.lines().count());
         }
-        eprintln!("{} something happens to pod {number}", crate::clock::time_of_day());
-        self.pods[number].runs = false;
-        self.balancer.fault(&[self.pods[number].edge.address()]);
+        eprintln!("{} {what}", crate::clock::time_of_day());
     }
 
     fn healthy(&self) -> Vec<SocketAddr> {

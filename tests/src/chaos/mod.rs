@@ -5,8 +5,12 @@
 
 mod cluster;
 mod fleet;
+mod probe;
 mod verdict;
+mod wiring;
 
 pub use cluster::{Cluster, ClusterOptions};
 pub use fleet::{DeviceLog, Fleet, is_fragmented, number_of, size_of};
+pub use probe::{Probe, Probes, Step};
 pub use verdict::Verdict;
+pub use wiring::{Reaches, Wiring};

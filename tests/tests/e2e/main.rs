@@ -6,6 +6,7 @@
 mod audit;
 mod balanced;
 mod chaos;
+mod degraded;
 mod driver;
 mod fleet;
 mod hostile_peers;
