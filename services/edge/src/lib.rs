@@ -9,7 +9,6 @@
 //!
 //! Read first: [`Edge`], [`config::EdgeConfig`], [`run`].
 #![warn(missing_docs)]
-#![cfg_attr(test, allow(dead_code, reason = "the world of the simulation follows"))]
 
 mod admission;
 mod clock;

@@ -31,7 +31,7 @@ pub(super) type SlotMapReader = watch::Receiver<Arc<SlotMap>>;
 const ASK_AGAIN: Duration = Duration::from_secs(1);
 
 /// Messages from links that wait for the cluster's task.
-const FROM_PEERS: usize = 4096;
+pub(super) const FROM_PEERS: usize = 4096;
 
 /// How the cluster reaches a shard.
 #[derive(Debug, Clone)]

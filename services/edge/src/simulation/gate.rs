@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use sluice_store::simulated::{Fate, Faults};
-use tokio::sync::watch;
+use tokio::sync::Notify;
 
 use super::tally::Tally;
 use super::time::Dice;
@@ -22,38 +22,61 @@ pub(super) struct Condition {
     pub(super) reaches_store: bool,
 }
 
+/// A value that tasks wait for, which wake in the order in which they began to: those of a `tokio::sync::watch` wake in a random one.
+#[derive(Debug)]
+pub(super) struct Watched<T>(Mutex<T>, Notify);
+
+impl<T: Copy> Watched<T> {
+    pub(super) fn new(value: T) -> Self {
+        Self(Mutex::new(value), Notify::new())
+    }
+
+    pub(super) fn get(&self) -> T {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn change(&self, change: impl FnOnce(&mut T)) {
+        change(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner));
+        self.1.notify_waiters();
+    }
+
+    pub(super) async fn until(&self, fits: impl Fn(&T) -> bool) {
+        loop {
+            let changed = self.1.notified();
+            if fits(&self.get()) {
+                return;
+            }
+            changed.await;
+        }
+    }
+}
+
 /// Lets what a pod does through, or holds it up. Clones are the same gate.
 #[derive(Debug, Clone)]
-pub(super) struct Gate(Arc<watch::Sender<Condition>>);
+pub(super) struct Gate(Arc<Watched<Condition>>);
 
 impl Gate {
     pub(super) fn open() -> Self {
         let all = Condition { runs: true, dead: false, reaches_kafka: true, reaches_store: true };
-        Self(Arc::new(watch::Sender::new(all)))
+        Self(Arc::new(Watched::new(all)))
     }
 
     pub(super) fn change(&self, change: impl FnOnce(&mut Condition)) {
-        self.0.send_modify(change);
+        self.0.change(change);
     }
 
     pub(super) fn condition(&self) -> Condition {
-        *self.0.borrow()
-    }
-
-    async fn until(&self, fits: impl FnMut(&Condition) -> bool) {
-        let mut seen = self.0.subscribe();
-        // The sender is here, so it ends only when it fits.
-        let _ = seen.wait_for(fits).await;
+        self.0.get()
     }
 
     /// Ends when the pod runs.
     pub(super) async fn runs(&self) {
-        self.until(|condition| condition.runs && !condition.dead).await;
+        self.0.until(|condition| condition.runs && !condition.dead).await;
     }
 
     /// Ends when a request of the pod reaches Kafka; one that was sent does so even if the pod has died since.
     pub(super) async fn reaches_kafka(&self) {
-        self.until(|condition| condition.reaches_kafka).await;
+        self.0.until(|condition| condition.reaches_kafka).await;
     }
 }
 

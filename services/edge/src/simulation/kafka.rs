@@ -11,9 +11,9 @@ use std::time::Duration;
 
 use sluice_bus::simulated::{LedgerReplay, ledger_records, owner_record, records, settle};
 use sluice_bus::{AdoptError, Group, Outcome, Owner, SlotLost, SlotSettle, Snapshot};
-use tokio::sync::{Notify, watch};
+use tokio::sync::Notify;
 
-use super::gate::Gate;
+use super::gate::{Gate, Watched};
 use super::kafka_log::Log;
 use super::tally::Tally;
 use super::time::Dice;
@@ -65,7 +65,7 @@ struct Brokers {
     log: Mutex<Log>,
     mood: Mutex<KafkaMood>,
     /// Not while another broker takes over.
-    available: watch::Sender<bool>,
+    available: Watched<bool>,
     dice: Dice,
     tally: Tally,
     lacking: Lacking,
@@ -78,7 +78,7 @@ impl Kafka {
         Self(Arc::new(Brokers {
             log: Mutex::new(log),
             mood: Mutex::new(KafkaMood::GOOD),
-            available: watch::Sender::new(true),
+            available: Watched::new(true),
             dice,
             tally,
             lacking,
@@ -98,15 +98,14 @@ impl Kafka {
     }
 
     pub(super) fn set_available(&self, available: bool) {
-        self.0.available.send_replace(available);
+        self.0.available.change(|now| *now = available);
     }
 
     /// A request is on its way: it arrives although its sender may have stopped or died since.
     async fn request(&self, gate: &Gate) {
         tokio::time::sleep(self.0.dice.millis(0, self.mood().slowest_ms)).await;
         gate.reaches_kafka().await;
-        // It is there as long as we are.
-        let _ = self.0.available.subscribe().wait_for(|available| *available).await;
+        self.0.available.until(|available| *available).await;
     }
 
     /// An answer is on its way, and is taken when its receiver runs.
