@@ -50,6 +50,11 @@ impl World {
 
     /// Starts an edge at ports that the system chooses; `settings` are those of `[edge.parent]` and what follows.
     fn start(&self, settings: &str, arguments: &[&str]) -> Edge {
+        self.start_in(Some(0), settings, arguments)
+    }
+
+    /// The same in a process group of its own (0), or in the test's.
+    fn start_in(&self, group: Option<i32>, settings: &str, arguments: &[&str]) -> Edge {
         let config = format!(
             "[edge]\ntcp = \"127.0.0.1:0\"\nudp = \"127.0.0.1:0\"\nshards = 3\n[edge.parent]\n{settings}\n\
              [admin]\nlisten = \"127.0.0.1:0\"\n[store]\nkind = \"local\"\nkek_file = {kek:?}\n\
@@ -59,16 +64,12 @@ impl World {
             broker = self.broker.address(),
         );
         std::fs::write(self.path("edge.toml"), config).expect("a file");
-        let mut process = Command::new(env!("CARGO_BIN_EXE_sluice-edge"))
-            .arg("--config")
-            .arg(self.path("edge.toml"))
-            .args(arguments)
-            .env_clear()
-            .stdin(Stdio::null())
-            .stderr(Stdio::piped())
-            .process_group(0)
-            .spawn()
-            .expect("the binary");
+        let mut command = Command::new(env!("CARGO_BIN_EXE_sluice-edge"));
+        command.arg("--config").arg(self.path("edge.toml")).args(arguments).env_clear();
+        if let Some(group) = group {
+            command.process_group(group);
+        }
+        let mut process = command.stdin(Stdio::null()).stderr(Stdio::piped()).spawn().expect("the binary");
         let log = Arc::new(Mutex::new(Vec::new()));
         let (lines, written) = (BufReader::new(process.stderr.take().expect("piped")), Arc::clone(&log));
         std::thread::spawn(move || {
@@ -82,7 +83,7 @@ impl World {
     }
 }
 
-/// A running `sluice-edge`, killed with its whole group on drop.
+/// A running `sluice-edge`, killed on drop with what it started.
 struct Edge {
     process: Child,
     log: Arc<Mutex<Vec<String>>>,
@@ -90,7 +91,10 @@ struct Edge {
 
 impl Drop for Edge {
     fn drop(&mut self) {
-        let _ = killpg(self.id(), Signal::SIGKILL);
+        for (child, _) in children(self.id()) {
+            let _ = kill(child, Signal::SIGKILL);
+        }
+        let _ = self.process.kill();
         let _ = self.process.wait();
         if std::thread::panicking() {
             let lines = self.lines();
@@ -305,6 +309,18 @@ fn a_request_to_stop_that_reaches_both_processes_is_one() {
 }
 
 #[test]
+fn a_signal_to_the_worker_after_one_to_the_parent_is_not_the_second_one() {
+    let world = World::new();
+    let edge = world.start("[edge.drain]\nnotice = \"1h\"", &[]);
+    let worker = edge.worker().expect("it is ready");
+    edge.signal(Signal::SIGTERM);
+    eventually("it drains", || edge.logged("draining") == 1);
+    kill(worker, Signal::SIGTERM).expect("it drains");
+    eventually("the worker has heard of it", || edge.logged("asked to stop") == 2);
+    assert_eq!(edge.worker(), Some(worker));
+}
+
+#[test]
 fn a_second_request_to_stop_ends_at_once() {
     let world = World::new();
     let mut edge = world.start("[edge.drain]\nnotice = \"1h\"", &[]);
@@ -335,7 +351,8 @@ fn a_worker_killed_in_its_drain_leaves_the_sockets_open_for_a_while_and_is_not_f
 fn the_worker_dies_with_its_parent_even_if_it_hangs() {
     for hangs in [false, true] {
         let world = World::new();
-        let mut edge = world.start("", &[]);
+        // A stopped group that lost its last link to a shell is sent SIGHUP; a hanging process would not be.
+        let mut edge = world.start_in(None, "", &[]);
         let worker = edge.worker().expect("it is ready");
         if hangs {
             kill(worker, Signal::SIGSTOP).expect("it lives");

@@ -58,13 +58,15 @@ pub fn run(arguments: &[OsString]) -> ExitCode {
     }
 }
 
+/// The signals that concern the parent. It blocks them, its worker inherits that and has to undo it.
+pub(super) fn blocked() -> SigSet {
+    [Signal::SIGTERM, Signal::SIGINT, Signal::SIGCHLD].into_iter().collect()
+}
+
 /// Blocks the signals that concern us and opens the way on which they come instead. That works for process 1 of a container, too, for
-/// which signals without a handler are dropped. `Command` starts children with nothing blocked.
+/// which signals without a handler are dropped.
 fn signals() -> nix::Result<SignalFd> {
-    let mut mask = SigSet::empty();
-    for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGCHLD] {
-        mask.add(signal);
-    }
+    let mask = blocked();
     mask.thread_block()?;
     SignalFd::with_flags(&mask, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)
 }

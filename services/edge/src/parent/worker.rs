@@ -12,6 +12,7 @@ use sluice_svc::shutdown::Shutdown;
 use crate::config::ParentConfig;
 use crate::parent::message::{Message, MessageError, receive, send};
 use crate::parent::policy::Limits;
+use crate::parent::supervise::blocked;
 
 /// The parent of this process.
 #[derive(Debug)]
@@ -38,13 +39,15 @@ pub enum ParentError {
 }
 
 impl Parent {
-    /// Takes up what the parent put on standard input. From now on this process is killed when the parent dies in whatever way.
+    /// Takes up what the parent put on standard input. From now on this process is killed when the parent dies in whatever way. To be called
+    /// before there are other threads: what it says about signals holds for those that are started later.
     ///
     /// # Errors
     ///
     /// [`ParentError`]; this process was not started by [`super::run`], or that one is gone.
     pub fn of_this_process() -> Result<Self, ParentError> {
         set_parent_process_death_signal(Some(Signal::KILL)).map_err(io::Error::from)?;
+        blocked().thread_unblock().map_err(io::Error::from)?;
         rustix::thread::set_name(c"sluice-worker").map_err(io::Error::from)?;
         let link = io::stdin().as_fd().try_clone_to_owned()?;
         let mut kept = Vec::new();
