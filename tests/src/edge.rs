@@ -9,6 +9,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use sluice_store::Topology;
 use sluice_test_env::{Port, Process, resident_kib, unique, wait_for};
 use sluice_types::DeviceId;
 use toml::{Table, Value};
@@ -292,6 +293,8 @@ fn table(world: &World, options: &EdgeOptions, devices: &Port, admin: &Port) -> 
         kind = "redis"
         kek_file = "{}"
         [store.redis]
+        topology = "{}"
+        sentinel_master = "{}"
         urls = ["{}"]
         key_prefix = "{}"
         [bus]
@@ -301,6 +304,12 @@ fn table(world: &World, options: &EdgeOptions, devices: &Port, admin: &Port) -> 
         listen = "127.0.0.1:{}"
         "#,
         store.kek_file.display(),
+        match store.redis.topology {
+            Topology::Single => "single",
+            Topology::Cluster => "cluster",
+            Topology::Sentinel => "sentinel",
+        },
+        store.redis.sentinel_master,
         store.redis.urls.join("\", \""),
         store.redis.key_prefix,
         bus.brokers.join("\", \""),

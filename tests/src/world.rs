@@ -75,6 +75,19 @@ impl World {
     /// # Errors
     /// They cannot be reached.
     pub fn with_slots(redis_url: &str, kafka: &str, slots: u16, copies: i32) -> Result<Self> {
+        let redis = RedisConfig { urls: vec![redis_url.to_owned()], ..RedisConfig::default() };
+        Self::with_redis(redis, kafka, slots, copies)
+    }
+
+    /// The same with whatever servers of Redis; the prefix of its keys is chosen here.
+    ///
+    /// # Errors
+    /// They cannot be reached.
+    pub fn with_redis(mut redis: RedisConfig, kafka: &str, slots: u16, copies: i32) -> Result<Self> {
+        for url in &mut redis.urls {
+            url.truncate(url.trim_end_matches('/').len());
+        }
+        redis.key_prefix = unique("e2e");
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
             .enable_all()
@@ -83,16 +96,7 @@ impl World {
         let folder = tempfile::tempdir().context("no folder for the edge's files")?;
         let kek_file = folder.path().join("kek");
         KekRing::create_file(&kek_file)?;
-        let store_config = StoreConfig {
-            kind: StoreKind::Redis,
-            kek_file,
-            redis: RedisConfig {
-                urls: vec![redis_url.trim_end_matches('/').to_owned()],
-                key_prefix: unique("e2e"),
-                ..RedisConfig::default()
-            },
-            ..StoreConfig::default()
-        };
+        let store_config = StoreConfig { kind: StoreKind::Redis, kek_file, redis, ..StoreConfig::default() };
         let bus = BusConfig {
             brokers: kafka.split(',').map(str::to_owned).collect(),
             topic_prefix: unique("e2e"),

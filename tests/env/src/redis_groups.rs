@@ -67,6 +67,23 @@ impl RedisCluster {
         Ok(())
     }
 
+    /// Waits until a replica stands in for each master that was killed, and every living node says that the cluster is ok.
+    ///
+    /// # Errors
+    /// Not within 30 s.
+    pub fn wait_replaced(&self) -> Result<()> {
+        let mut living = self.nodes.iter().filter(|n| n.running().is_ok());
+        living.try_for_each(|node| {
+            wait_for("promoted replicas", LIMIT, || {
+                let info = cli(node.port(), &["CLUSTER", "INFO"]).map_err(|e| e.to_string())?;
+                let nodes = cli(node.port(), &["CLUSTER", "NODES"]).map_err(|e| e.to_string())?;
+                let masters = nodes.lines().filter(|l| l.contains("master") && !l.contains("fail")).count();
+                let replaced = masters == self.masters && info.contains("cluster_state:ok");
+                if replaced { Ok(()) } else { Err(nodes) }
+            })
+        })
+    }
+
     /// One URL per node, as cluster clients take them.
     #[must_use]
     pub fn urls(&self) -> Vec<String> {
@@ -261,14 +278,7 @@ mod tests {
         let mut cluster = RedisCluster::start(3, 1).unwrap();
         assert_eq!(cluster.urls().len(), 6);
         cluster.node(0).kill();
-        let alive = cluster.nodes().last().unwrap().port();
-        wait_for("a promoted replica", LIMIT, || {
-            let info = cli(alive, &["CLUSTER", "INFO"]).map_err(|e| e.to_string())?;
-            let nodes = cli(alive, &["CLUSTER", "NODES"]).map_err(|e| e.to_string())?;
-            let masters = nodes.lines().filter(|l| l.contains("master") && !l.contains("fail")).count();
-            if masters == 3 && info.contains("cluster_state:ok") { Ok(()) } else { Err(nodes) }
-        })
-        .unwrap();
+        cluster.wait_replaced().unwrap();
     }
 
     #[test]

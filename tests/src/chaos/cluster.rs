@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use nix::sys::signal::Signal;
+use sluice_store::RedisConfig;
 use sluice_test_env::{Kafka, Redis};
 
 use crate::balancer::Balancer;
@@ -79,6 +80,15 @@ impl Cluster {
     /// A pod does not start, or the slots do not find their owners.
     pub fn on(redis_url: &str, kafka: &str, options: ClusterOptions) -> Result<Self> {
         let world = World::with_slots(redis_url, kafka, options.slots, options.copies)?;
+        Self::begin(world, options, None)
+    }
+
+    /// The same with whatever servers of Redis.
+    ///
+    /// # Errors
+    /// A pod does not start, or the slots do not find their owners.
+    pub fn on_redis(redis: RedisConfig, kafka: &str, options: ClusterOptions) -> Result<Self> {
+        let world = World::with_redis(redis, kafka, options.slots, options.copies)?;
         Self::begin(world, options, None)
     }
 
@@ -280,6 +290,14 @@ impl Cluster {
             }
         }
         Ok(owners.into_iter().map(|(slot, (_, number))| (slot, number)).collect())
+    }
+
+    /// How many slots a pod has adopted so far.
+    ///
+    /// # Errors
+    /// Its log cannot be read.
+    pub fn adoptions(&self, number: usize) -> Result<usize> {
+        Ok(self.pods[number].edge.log()?.lines().filter(|line| line.contains("slot adopted")).count())
     }
 
     /// Prints what the pods logged of each other and of their slots since the balancer was told of the last fault.

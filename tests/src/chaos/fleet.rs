@@ -154,12 +154,21 @@ impl Fleet {
     /// # Errors
     /// One does not get them within `limit`; the text has its log.
     pub fn wait_progress(&self, more: usize, limit: Duration) -> Result<()> {
+        self.wait_progress_of(self.logs.len(), more, limit)
+    }
+
+    /// Waits until at least so many devices have `more` acknowledgements more than now.
+    ///
+    /// # Errors
+    /// They do not get them within `limit`; the text has the log of one.
+    pub fn wait_progress_of(&self, devices: usize, more: usize, limit: Duration) -> Result<()> {
+        let allowed = self.logs.len().saturating_sub(devices);
         let before: Vec<_> = self.logs().iter().map(|log| log.acked.len()).collect();
-        let result = wait_for(&format!("{more} more acknowledgements of each device"), limit, || {
+        let result = wait_for(&format!("{more} more acknowledgements of {devices} devices"), limit, || {
             let logs = self.logs();
             let short = logs.iter().zip(&before).filter(|(log, before)| log.acked.len() < **before + more);
             match short.count() {
-                0 => Ok(()),
+                count if count <= allowed => Ok(()),
                 count => Err(format!("{count} of {} devices have fewer", logs.len())),
             }
         });

@@ -1,5 +1,7 @@
 //! Pods die, hang, go and come while devices send: what was acknowledged is there once, and the devices' sessions go on.
 
+mod backends;
+
 use std::time::Duration;
 
 use sluice_bus::Topic;
