@@ -3,11 +3,15 @@
 //! Open loop: each record has an intended time, and its latency counts from there, so that a stalled edge cannot hide its stall
 //! by slowing the devices down. Every report says how late the generator itself was.
 
+mod admin;
 mod bench;
 mod burst;
 mod cpu;
+mod drain;
+mod fleet;
 mod limits;
 mod report;
+mod storm;
 mod swarm;
 
 use std::process::ExitCode;
@@ -58,6 +62,11 @@ enum Command {
         #[command(flatten)]
         load: Load,
     },
+    /// A whole fleet over UDP comes back when pods do: how long it takes, how steadily, and against what the cryptography needs. The
+    /// devices try while no pod is there yet; start the pods when it says that every device has tried.
+    Storm(storm::Storm),
+    /// A pod drains while its sessions over UDP go on: repetitions, handshakes, and the longest that a device has no answer.
+    Drain(drain::Drain),
 }
 
 /// What the devices do.
@@ -107,6 +116,8 @@ fn run(command: Command) -> Result<serde_json::Value> {
     runtime.block_on(async {
         match command {
             Command::Swarm { config, load, connect } => swarm::against(&config, &connect, &load).await,
+            Command::Storm(storm) => storm::run(storm).await,
+            Command::Drain(drain) => drain::run(drain).await,
             Command::Limits { kafka } => limits::measure(kafka).await,
             Command::Bench { kafka, shards, burst, load } => {
                 bench::run(&kafka, shards, burst as usize, &load).await

@@ -25,6 +25,10 @@ impl Latencies {
         self.0.add(&other.0).expect("all have the same bounds");
     }
 
+    pub(crate) fn max(&self) -> Duration {
+        Duration::from_micros(self.0.max())
+    }
+
     /// In milliseconds.
     pub(crate) fn report(&self) -> Value {
         let at = |quantile: f64| millis(self.0.value_at_quantile(quantile));

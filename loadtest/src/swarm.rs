@@ -41,12 +41,29 @@ pub(crate) fn members(first: u8, load: &Load) -> Result<Vec<Member>> {
         .collect()
 }
 
+/// Registrations under way at once.
+const AT_ONCE: usize = 64;
+
 /// Registers those that are not there yet.
 pub(crate) async fn register(store: &Store, members: &[Member]) -> Result<()> {
+    let mut running = JoinSet::new();
     for member in members {
-        if matches!(store.handshake_keys(member.id).await?, KeyLookup::Unknown) {
-            store.create_device(NewDevice::raw(member.id, NewKey::Individual(member.psk.clone()))).await?;
+        if running.len() == AT_ONCE
+            && let Some(registered) = running.join_next().await
+        {
+            registered??;
         }
+        let (store, member) = (store.clone(), member.clone());
+        running.spawn(async move {
+            if matches!(store.handshake_keys(member.id).await?, KeyLookup::Unknown) {
+                let key = NewKey::Individual(member.psk);
+                store.create_device(NewDevice::raw(member.id, key)).await?;
+            }
+            anyhow::Ok(())
+        });
+    }
+    while let Some(registered) = running.join_next().await {
+        registered??;
     }
     Ok(())
 }

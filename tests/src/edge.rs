@@ -2,7 +2,7 @@
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
 use std::time::Duration;
 
@@ -157,8 +157,22 @@ impl Edge {
         (Ipv4Addr::LOCALHOST, self.devices.number()).into()
     }
 
-    fn admin(&self) -> SocketAddr {
+    /// Where operators and probes connect.
+    #[must_use]
+    pub fn admin(&self) -> SocketAddr {
         (Ipv4Addr::LOCALHOST, self.admin.number()).into()
+    }
+
+    /// The file with its settings.
+    #[must_use]
+    pub fn config(&self) -> &Path {
+        Path::new(self.command.get(2).map_or("", String::as_str))
+    }
+
+    /// The process that takes signals: the parent, where there is one.
+    #[must_use]
+    pub fn id(&self) -> u32 {
+        self.process.id()
     }
 
     /// Asks the admin listener; gives the status and the body.
@@ -250,7 +264,7 @@ fn wait_gone(process: u32) -> Result<()> {
     })
 }
 
-fn spawn(command: &[String], log: &std::path::Path) -> Result<Process> {
+fn spawn(command: &[String], log: &Path) -> Result<Process> {
     let (program, args) = command.split_first().context("no command")?;
     let mut command = Command::new(program);
     command.args(args);

@@ -6,6 +6,7 @@
 mod audit;
 mod balanced;
 mod chaos;
+mod crowds;
 mod degraded;
 mod driver;
 mod fleet;
