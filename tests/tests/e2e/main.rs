@@ -18,3 +18,4 @@ mod redis_outage;
 mod refusals;
 mod sessions;
 mod stopping;
+mod store_commands;
