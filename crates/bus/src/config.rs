@@ -332,7 +332,7 @@ impl BusConfig {
         let mut client = self.producer()?;
         // A group is complete when it is produced: nothing more comes that a batch could wait for.
         client.set("linger.ms", "0").set("socket.timeout.ms", "5000");
-        // There are many slots, and writing and reading their statistics is most of what an idle one would do.
+        // There are many slots, and nobody reads their statistics.
         client.set("statistics.interval.ms", "0");
         if self.guarantee() == Guarantee::ExactlyOnce {
             client

@@ -143,7 +143,7 @@ impl Slots {
         let (start, mut open, mut committed) = (now(), 0, 0_u32);
         for slot in 0..self.adopted.len() {
             for _ in 0..GROUPS {
-                let mut group = Group::new(2 * RECORDS as usize, 64 << 10);
+                let mut group = Group::new(2 * RECORDS as usize, 256 << 10);
                 self.fill(slot, &mut group, RECORDS);
                 open += usize::from(self.adopted[slot].writer.try_submit(group).is_ok());
             }

@@ -62,7 +62,7 @@ pub struct WriterStats {
 }
 
 impl WriterStats {
-    /// How the producer stands with the brokers; zeros in the first seconds.
+    /// How the producer stands with the brokers; zeros in the first seconds, and for the writer of a slot.
     #[must_use]
     pub fn kafka(&self) -> KafkaFigures {
         *self.kafka.lock().unwrap_or_else(PoisonError::into_inner)
