@@ -274,6 +274,25 @@ impl Backend {
         delegate!(self, backend => backend.release_device(device, session))
     }
 
+    /// Keeps a hold that ends later.
+    pub(crate) async fn hold_device(
+        &self,
+        device: DeviceId,
+        blob: Vec<u8>,
+        ttl: Duration,
+    ) -> Result<(), StoreError> {
+        delegate!(self, backend => backend.hold_device(device, blob, ttl))
+    }
+
+    pub(crate) async fn device_hold(&self, device: DeviceId) -> Result<Option<Vec<u8>>, StoreError> {
+        delegate!(self, backend => backend.device_hold(device))
+    }
+
+    /// Ends it, and forgets displacements. `false` when there was none.
+    pub(crate) async fn end_hold(&self, device: DeviceId) -> Result<bool, StoreError> {
+        delegate!(self, backend => backend.end_hold(device))
+    }
+
     pub(crate) async fn lease_places(
         &self,
         tenant: &TenantId,

@@ -43,6 +43,7 @@ mod device;
 mod error;
 mod floor;
 mod handshake;
+mod hold;
 mod kek;
 mod limit;
 mod local;
@@ -75,6 +76,7 @@ pub use device::{
     PageRequest, PageToken, PageTokenError, Profile, Reason, ReasonError,
 };
 pub use error::{OpenError, RecordError, RegistryError, StoreError, StoreErrorKind};
+pub use hold::{DeviceHold, HoldReason};
 pub use kek::{KekError, KekRing};
 pub use limit::{Limit, LimitOutcome, LimitSubject};
 pub use location::{Claim, DeviceLocation};

@@ -1,11 +1,11 @@
-//! Holders of devices and places of tenants in the local store.
+//! Holders and holds of devices, and places of tenants in the local store.
 
 use std::time::Duration;
 
 use redb::{Durability, ReadableTable, Table};
 use sluice_types::{DeviceId, SessionId, TenantId};
 
-use super::tables::{DISPLACED, EPOCHS, HOLDERS, HolderValue, PLACES};
+use super::tables::{DISPLACED, EPOCHS, HOLDERS, HOLDS, HolderValue, PLACES};
 use super::{Local, Outcome};
 use crate::StoreError;
 use crate::clock::now_millis;
@@ -127,6 +127,49 @@ impl Local {
                 holders.remove(device.as_bytes().as_slice())?;
             }
             Ok(())
+        })
+        .await
+    }
+
+    pub(crate) async fn hold_device(
+        &self,
+        device: DeviceId,
+        blob: Vec<u8>,
+        ttl: Duration,
+    ) -> Result<(), StoreError> {
+        self.write(Durability::Immediate, move |transaction| {
+            let mut holds = transaction.open_table(HOLDS)?;
+            let now = now_millis();
+            holds.retain(|_, (until, _)| until > now)?;
+            let (key, until) = (device.as_bytes().as_slice(), end(ttl));
+            let stays = holds.get(key)?.is_some_and(|found| found.value().0 >= until);
+            if !stays {
+                holds.insert(key, (until, blob.as_slice()))?;
+            }
+            Ok(())
+        })
+        .await
+    }
+
+    pub(crate) async fn device_hold(&self, device: DeviceId) -> Result<Option<Vec<u8>>, StoreError> {
+        self.read(move |transaction| {
+            let holds = transaction.open_table(HOLDS)?;
+            let found = holds.get(device.as_bytes().as_slice())?;
+            Ok(found.and_then(|found| {
+                let (until, blob) = found.value();
+                (until > now_millis()).then(|| blob.to_vec())
+            }))
+        })
+        .await
+    }
+
+    pub(crate) async fn end_hold(&self, device: DeviceId) -> Result<bool, StoreError> {
+        self.write(Durability::Immediate, move |transaction| {
+            let key = device.as_bytes().as_slice();
+            transaction.open_table(DISPLACED)?.remove(key)?;
+            let mut holds = transaction.open_table(HOLDS)?;
+            let removed = holds.remove(key)?.is_some_and(|found| found.value().0 > now_millis());
+            Ok(removed)
         })
         .await
     }

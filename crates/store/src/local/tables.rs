@@ -27,6 +27,8 @@ pub(super) const EPOCHS: TableDefinition<'_, &[u8], u64> = TableDefinition::new(
 pub(super) const HOLDERS: TableDefinition<'_, &[u8], HolderValue> = TableDefinition::new("device_holders");
 /// Device id -> times of displacements in ms, the newest last.
 pub(super) const DISPLACED: TableDefinition<'_, &[u8], Vec<u64>> = TableDefinition::new("device_displaced");
+/// Device id -> end of the hold in ms, authenticated record.
+pub(super) const HOLDS: TableDefinition<'_, &[u8], (u64, &[u8])> = TableDefinition::new("device_holds");
 /// Tenant and pod -> places, end of the lease in ms.
 pub(super) const PLACES: TableDefinition<'_, (&str, &[u8]), (u32, u64)> =
     TableDefinition::new("tenant_places");
@@ -68,6 +70,7 @@ pub(super) fn create_all(transaction: &WriteTransaction) -> Result<(), redb::Tab
     transaction.open_table(EPOCHS)?;
     transaction.open_table(HOLDERS)?;
     transaction.open_table(DISPLACED)?;
+    transaction.open_table(HOLDS)?;
     transaction.open_table(PLACES)?;
     transaction.open_table(RING)?;
     transaction.open_table(PODS)?;

@@ -11,6 +11,7 @@ use crate::slot::SnapshotId;
 /// | `P:{D}:session:S` | sealed session record | as the caller says, refreshed by each write |
 /// | `P:{D}:epoch` | number of the last session | 30 days; numbers start from the clock |
 /// | `P:{D}:holder`, `:displaced` | where its session is; when others were displaced | as the caller says; 10 minutes |
+/// | `P:{D}:hold` | why the device is refused for a time | for that time, at most 30 days |
 /// | `P:{D}:limit:N` | token bucket | until it is full again |
 /// | `P:{t:T}:tenant` | tenant record | for good: the registry |
 /// | `P:{t:T}:devices` | ids for lists | for good: follows the registry |
@@ -63,6 +64,10 @@ impl Keys {
 
     pub(super) fn displaced(&self, id: DeviceId) -> Key {
         self.of_device(id, "displaced")
+    }
+
+    pub(super) fn hold(&self, id: DeviceId) -> Key {
+        self.of_device(id, "hold")
     }
 
     pub(super) fn tenant(&self, id: &TenantId) -> Key {

@@ -7,6 +7,7 @@ use sluice_types::{DeviceId, SessionId, TenantId};
 
 use super::{Redis, millis};
 use crate::StoreError;
+use crate::hold::MAX_HOLD_BYTES;
 use crate::limit::{Limit, LimitSubject};
 use crate::location::{ClaimRow, DISPLACEMENT_WINDOW, HolderRow, MAX_DISPLACEMENTS, MAX_HOLDER_BYTES};
 use crate::places::{MAX_LESSEES, PlacesRequest};
@@ -23,6 +24,9 @@ pub(super) struct SessionScripts {
     holder: Script,
     release_device: Script,
     lease_places: Script,
+    hold_device: Script,
+    read_hold: Script,
+    end_hold: Script,
 }
 
 impl SessionScripts {
@@ -36,6 +40,9 @@ impl SessionScripts {
             holder: Script::new(include_str!("scripts/holder.lua")),
             release_device: Script::new(include_str!("scripts/release_device.lua")),
             lease_places: Script::new(include_str!("scripts/lease_places.lua")),
+            hold_device: Script::new(include_str!("scripts/hold_device.lua")),
+            read_hold: Script::new(include_str!("scripts/read_hold.lua")),
+            end_hold: Script::new(include_str!("scripts/end_hold.lua")),
         }
     }
 }
@@ -150,6 +157,27 @@ impl Redis {
         let mut invocation = self.sessions.release_device.key(self.keys.holder(device));
         let _: i64 = self.script(invocation.arg(session.to_string())).await?;
         Ok(())
+    }
+
+    pub(crate) async fn hold_device(
+        &self,
+        device: DeviceId,
+        blob: Vec<u8>,
+        ttl: Duration,
+    ) -> Result<(), StoreError> {
+        let mut invocation = self.sessions.hold_device.key(self.keys.hold(device));
+        let _: i64 = self.script(invocation.arg(blob).arg(millis(ttl).max(1))).await?;
+        Ok(())
+    }
+
+    pub(crate) async fn device_hold(&self, device: DeviceId) -> Result<Option<Vec<u8>>, StoreError> {
+        let mut invocation = self.sessions.read_hold.key(self.keys.hold(device));
+        self.script(invocation.arg(MAX_HOLD_BYTES)).await
+    }
+
+    pub(crate) async fn end_hold(&self, device: DeviceId) -> Result<bool, StoreError> {
+        let mut invocation = self.sessions.end_hold.key(self.keys.hold(device));
+        self.script(invocation.key(self.keys.displaced(device))).await
     }
 
     pub(crate) async fn lease_places(

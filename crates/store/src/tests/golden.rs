@@ -13,8 +13,8 @@ use crate::record::{
 use crate::session_record::open_session;
 use crate::slot::{Place, SlotRow, SnapshotId, snapshot_id};
 use crate::{
-    ClusterSecrets, DeviceLocation, DeviceState, KeyInfo, KeySource, LogPosition, PodRecord, Profile,
-    Purpose, SecretKey, SessionRecord, SlotOwner,
+    ClusterSecrets, DeviceHold, DeviceLocation, DeviceState, HoldReason, KeyInfo, KeySource, LogPosition,
+    PodRecord, Profile, Purpose, SecretKey, SessionRecord, SlotOwner,
 };
 
 /// One hex line per file; white space does not count.
@@ -171,6 +171,19 @@ fn device_holder_of_revision_1_is_read() {
     let read = location::decode(&ring(), id(1), &HolderRow { epoch: 77, blob });
     let expected = DeviceLocation { pod: pod(7), session: session_id(9), epoch: DeviceEpoch(77) };
     assert_eq!(read.expect("revision 1"), expected);
+}
+
+#[test]
+fn device_hold_of_revision_1_is_read() {
+    let expected = DeviceHold {
+        device: id(1),
+        reason: HoldReason::SuspectedClone,
+        since: Timestamp(1_764_000_000_123),
+        until: Timestamp(1_764_000_600_123),
+    };
+    let blob = golden(include_str!("../../tests/golden/hold-r1.hex"));
+    assert_eq!(hex::encode(expected.encode(&ring())), hex::encode(&blob));
+    assert_eq!(DeviceHold::decode(&ring(), id(1), &blob).expect("revision 1"), expected);
 }
 
 #[test]

@@ -12,8 +12,8 @@ use crate::location::{self, HolderRow};
 use crate::record::Stored;
 use crate::slot::{Place, SlotRow, SnapshotId};
 use crate::{
-    KekRing, LogPosition, PodRecord, Purpose, RecordError, RevocationOutcome, SecretKey, SlotOwner,
-    SlotSnapshot, Store, StoreError,
+    DeviceHold, HoldReason, KekRing, LogPosition, PodRecord, Purpose, RecordError, RevocationOutcome,
+    SecretKey, SlotOwner, SlotSnapshot, Store, StoreError,
 };
 
 /// Every value that differs from a good one by a bit, or by its end.
@@ -177,6 +177,19 @@ async fn a_holder_is_bound_to_its_device() {
     // Nobody is told to close what is not known to be the device's.
     let claim = store.claim_device(id(2), pod(2), session_id(2), DEADLINE).await.expect("claimed");
     assert_eq!((claim.previous, store.distrusted_values()), (None, 2));
+}
+
+#[tokio::test]
+async fn a_hold_is_bound_to_its_device() {
+    let store = memory().await;
+    store.hold_device(id(1), HoldReason::SuspectedClone, DEADLINE).await.expect("held");
+    let good = store.backend.device_hold(id(1)).await.expect("an answer").expect("held");
+    for blob in damaged(&good) {
+        assert!(DeviceHold::decode(&store.kek, id(1), &blob).is_err());
+    }
+    // Nobody who can write to the store, and has no key, gets another device refused.
+    store.backend.hold_device(id(2), good, DEADLINE).await.expect("moved there");
+    assert_eq!((store.device_hold(id(2)).await.expect("an answer"), store.distrusted_values()), (None, 1));
 }
 
 #[tokio::test]

@@ -7,8 +7,8 @@ use sluice_types::{PodId, SessionId, Timestamp};
 use super::super::{DEADLINE, eventually, id, individual, reason, tenant};
 use crate::pod::MAX_PODS;
 use crate::{
-    ClusterKeysConfig, DeviceLocation, LogPosition, PodRecord, Purpose, RecordError, RevocationOutcome,
-    SlotOwner, SlotSnapshot, Store, StoreError,
+    ClusterKeysConfig, DeviceLocation, HoldReason, LogPosition, PodRecord, Purpose, RecordError,
+    RevocationOutcome, SlotOwner, SlotSnapshot, Store, StoreError,
 };
 
 pub(crate) async fn pods_that_start_at_once_share_one_ring(store: Store) {
@@ -237,6 +237,44 @@ pub(crate) async fn two_holders_of_one_key_show_by_displacing_each_other(store: 
     }
     let expected: Vec<u32> = (0..20).map(|round: u32| round.min(16)).collect();
     assert_eq!(seen, expected);
+}
+
+pub(crate) async fn device_is_held_until_its_time_is_over_or_it_is_released(store: Store) {
+    let held = |number| {
+        let store = store.newcomer();
+        async move { store.device_hold(id(number)).await.expect("an answer").map(|hold| hold.reason) }
+    };
+    assert_eq!(held(1).await, None);
+    assert!(!store.end_hold(id(1)).await.expect("an answer"), "nothing to end");
+    store.hold_device(id(1), HoldReason::SuspectedClone, DEADLINE).await.expect("held");
+    assert_eq!((held(1).await, held(2).await), (Some(HoldReason::SuspectedClone), None));
+    assert!(store.end_hold(id(1)).await.expect("an answer"));
+    assert!(!store.end_hold(id(1)).await.expect("an answer"), "it is over");
+    assert_eq!(held(1).await, None);
+    store.hold_device(id(2), HoldReason::RateLimited, Duration::from_millis(50)).await.expect("held");
+    eventually("it ends by itself", || async { held(2).await.is_none() }).await;
+}
+
+pub(crate) async fn later_end_of_a_hold_stays(store: Store) {
+    store.hold_device(id(1), HoldReason::SuspectedClone, 10 * DEADLINE).await.expect("held");
+    let first = store.device_hold(id(1)).await.expect("an answer").expect("held");
+    assert!(first.until > first.since);
+    store.hold_device(id(1), HoldReason::RateLimited, DEADLINE).await.expect("an answer");
+    assert_eq!(store.device_hold(id(1)).await.expect("an answer"), Some(first));
+    store.hold_device(id(1), HoldReason::RateLimited, 20 * DEADLINE).await.expect("held for longer");
+    let second = store.device_hold(id(1)).await.expect("an answer").expect("held");
+    assert!(second.reason == HoldReason::RateLimited && second.until > first.until, "{second:?}");
+}
+
+pub(crate) async fn released_device_begins_anew(store: Store) {
+    let claim = |byte| store.claim_device(id(1), pod(1), session_id(byte), DEADLINE);
+    for byte in 0..7 {
+        claim(byte).await.expect("claimed");
+    }
+    assert_eq!(claim(7).await.expect("claimed").displaced_recently, 7);
+    store.hold_device(id(1), HoldReason::SuspectedClone, DEADLINE).await.expect("held");
+    assert!(store.end_hold(id(1)).await.expect("an answer"));
+    assert_eq!(claim(8).await.expect("claimed").displaced_recently, 1, "what was before does not count");
 }
 
 pub(crate) async fn places_of_a_tenant_are_shared_and_come_back(store: Store) {
