@@ -9,8 +9,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use tokio::sync::mpsc;
 use usmp::DeviceId;
 use usmp::Instant;
+
+use crate::counts::{Count, Counts};
 
 /// Who shares a fate when room is short: an IPv4 address, or the /64 of an IPv6 one, which one customer has for itself.
 pub(crate) fn network(address: IpAddr) -> IpAddr {
@@ -41,6 +44,17 @@ pub(crate) struct Penalties {
     /// Entries in the table.
     length: Arc<AtomicUsize>,
     failures: Arc<Mutex<Table>>,
+    /// Where other pods are told, if there are any.
+    news: Option<(mpsc::Sender<Failed>, Arc<Counts>)>,
+}
+
+/// What pods tell each other of a device that waits somewhere.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Failed {
+    pub(crate) network: IpAddr,
+    pub(crate) device: DeviceId,
+    /// How often in a row; 0 when it has shown its key since.
+    pub(crate) count: u16,
 }
 
 type Table = HashMap<(IpAddr, [u8; 6]), Failures>;
@@ -50,7 +64,45 @@ const FORGOTTEN_AFTER: Duration = Duration::from_secs(600);
 
 impl Penalties {
     pub(crate) fn new(after: u32, longest: Duration, capacity: usize) -> Self {
-        Self { after, longest, capacity, length: Arc::default(), failures: Arc::default() }
+        Self { after, longest, capacity, length: Arc::default(), failures: Arc::default(), news: None }
+    }
+
+    /// The same, and what comes of it is told there. What the queue has no room for is counted and not told.
+    pub(crate) fn telling(mut self, news: mpsc::Sender<Failed>, counts: Arc<Counts>) -> Self {
+        self.news = Some((news, counts));
+        self
+    }
+
+    fn tell(&self, network: IpAddr, device: DeviceId, count: u32) {
+        let Some((news, counts)) = &self.news else { return };
+        let count = u16::try_from(count).unwrap_or(u16::MAX);
+        if news.try_send(Failed { network, device, count }).is_err() {
+            counts.one(Count::PenaltiesNotTold);
+        }
+    }
+
+    /// Another pod saw a device fail, or show its key, at a verified address.
+    pub(crate) fn heard(&self, now: Instant, failed: Failed) {
+        let key = (network(failed.network), failed.device.0);
+        let mut table = self.table();
+        if failed.count == 0 {
+            table.remove(&key);
+        } else {
+            if !table.contains_key(&key) && table.len() >= self.capacity {
+                make_room(&mut table, self.capacity, now);
+            }
+            let entry = table.entry(key).or_insert(Failures { count: 0, last: now });
+            if now - entry.last > FORGOTTEN_AFTER {
+                entry.count = 0;
+            }
+            entry.count = entry.count.max(u32::from(failed.count));
+            entry.last = now;
+        }
+        self.length.store(table.len(), Ordering::Relaxed);
+        drop(table);
+        if let Some((_, counts)) = &self.news {
+            counts.one(Count::PenaltiesHeard);
+        }
     }
 
     /// Whether a handshake of this device from this address has to wait.
@@ -75,15 +127,25 @@ impl Penalties {
         }
         entry.count = entry.count.saturating_add(1);
         entry.last = now;
+        let count = entry.count;
         self.length.store(table.len(), Ordering::Relaxed);
+        drop(table);
+        if count >= self.after {
+            self.tell(key.0, device, count);
+        }
     }
 
     /// A proof was right: nothing is held against the device there.
     pub(crate) fn succeeded(&self, address: IpAddr, device: DeviceId) {
         if !self.is_empty() {
             let mut table = self.table();
-            table.remove(&(network(address), device.0));
+            let network = network(address);
+            let removed = table.remove(&(network, device.0));
             self.length.store(table.len(), Ordering::Relaxed);
+            drop(table);
+            if removed.is_some_and(|failures| failures.count >= self.after) {
+                self.tell(network, device, 0);
+            }
         }
     }
 
@@ -246,6 +308,61 @@ mod tests {
         assert!(shards.iter().all(|shard| shard.waits(at(0), nat, DEVICE)), "{shards:?}");
         shards[2].succeeded(nat, DEVICE);
         assert!(!shards.iter().any(|shard| shard.waits(at(0), nat, DEVICE)), "{shards:?}");
+    }
+
+    /// Two pods, and what the first one tells.
+    fn pods() -> (Penalties, mpsc::Receiver<Failed>, Penalties) {
+        let (news, told) = mpsc::channel(4);
+        let first = Penalties::new(3, Duration::from_secs(60), 10).telling(news, Arc::default());
+        (first, told, Penalties::new(3, Duration::from_secs(60), 10))
+    }
+
+    #[test]
+    fn a_penalty_is_told_and_holds_elsewhere_and_so_is_its_end() {
+        let (first, mut told, second) = pods();
+        let nat = ip("192.0.2.1");
+        for _ in 0..2 {
+            first.failed(at(0), nat, DEVICE);
+        }
+        assert!(told.try_recv().is_err(), "no penalty yet");
+        first.failed(at(0), nat, DEVICE);
+        let failed = told.try_recv().expect("told");
+        assert_eq!(failed, Failed { network: nat, device: DEVICE, count: 3 });
+        second.heard(at(7), failed);
+        assert!(second.waits(at(7), nat, DEVICE));
+        assert!(!second.waits(at(7), nat, OTHER) && !second.waits(at(7), ip("192.0.2.2"), DEVICE));
+        first.succeeded(nat, DEVICE);
+        second.heard(at(7), told.try_recv().expect("told"));
+        assert!(!second.waits(at(7), nat, DEVICE));
+        first.succeeded(nat, DEVICE);
+        assert!(told.try_recv().is_err(), "nothing was held against it");
+    }
+
+    #[test]
+    fn what_is_heard_is_not_told_on_and_raises_no_count() {
+        let (first, mut told, _) = pods();
+        let failed = Failed { network: ip("192.0.2.1"), device: DEVICE, count: 3 };
+        for _ in 0..100 {
+            first.heard(at(0), failed);
+        }
+        assert!(told.try_recv().is_err());
+        assert!(!first.waits(at(1), failed.network, DEVICE), "said a hundred times, it is one second still");
+        for last in 0..100 {
+            first.heard(at(u64::from(last)), Failed { device: DeviceId([2, 0, 0, 0, 1, last]), ..failed });
+        }
+        assert!(first.table().len() <= 10, "{first:?}");
+    }
+
+    #[test]
+    fn penalties_beyond_the_queue_are_counted_and_hold_here() {
+        let counts = Arc::new(Counts::default());
+        let (news, _told) = mpsc::channel(4);
+        let penalties = Penalties::new(1, Duration::from_secs(60), 100).telling(news, Arc::clone(&counts));
+        for last in 0..9 {
+            penalties.failed(at(0), ip("192.0.2.1"), DeviceId([2, 0, 0, 0, 1, last]));
+        }
+        assert_eq!(counts.value(Count::PenaltiesNotTold), 5);
+        assert!(penalties.waits(at(0), ip("192.0.2.1"), DeviceId([2, 0, 0, 0, 1, 8])));
     }
 
     #[test]

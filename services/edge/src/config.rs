@@ -1,5 +1,7 @@
 //! Configuration of the edge. Each field says what it does, its unit, its default and what a change costs.
 
+mod admission;
+
 use std::net::SocketAddr;
 use std::num::{NonZeroU32, NonZeroUsize};
 use std::time::Duration;
@@ -34,6 +36,10 @@ pub struct EdgeConfig {
     pub session: SessionConfig,
     /// How many of each thing there may be.
     pub limits: LimitsConfig,
+    /// What holds for all pods of a store together.
+    pub admission: AdmissionConfig,
+    /// What becomes of devices whose key two seem to have.
+    pub clones: ClonesConfig,
     /// How the edge stops.
     pub drain: DrainConfig,
     /// How refusals are reported.
@@ -59,6 +65,8 @@ impl Default for EdgeConfig {
             handshake: HandshakeConfig::default(),
             session: SessionConfig::default(),
             limits: LimitsConfig::default(),
+            admission: AdmissionConfig::default(),
+            clones: ClonesConfig::default(),
             drain: DrainConfig::default(),
             security_events: SecurityEventConfig::default(),
             cluster: ClusterConfig::default(),
@@ -325,6 +333,8 @@ impl Default for LimitsConfig {
     }
 }
 
+pub use self::admission::{AdmissionConfig, ClonesConfig, MAX_QUARANTINE, Quarantine, QuarantineError};
+
 /// How the edge stops.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
@@ -429,6 +439,7 @@ impl EdgeConfig {
             ("session.tcp_idle_timeout", self.session.tcp_idle_timeout),
             ("session.udp_idle_timeout", self.session.udp_idle_timeout),
             ("session.tcp_write_timeout", self.session.tcp_write_timeout),
+            ("admission.window", self.admission.window),
             ("cluster.snapshot_interval", self.cluster.snapshot_interval),
             ("drain.deadline", self.drain.deadline),
             ("security_events.window", self.security_events.window),

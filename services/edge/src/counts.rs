@@ -1,4 +1,4 @@
-//! What the edge counts: one block of atomics per shard, written by that shard alone and summed when somebody looks.
+//! What the edge counts: one block of atomics per shard, written by that shard alone, and one for what stands beside them; summed when somebody looks.
 //!
 //! Labels are enums; no device, session or address is one. In-flight amounts are two counters, so that no error path can leak
 //! a gauge.
@@ -86,6 +86,22 @@ counts! {
     SessionsExpired = "sluice.edge.sessions.expired";
     /// Sessions whose keys could not be kept for another pod, since too many writes to the store waited.
     SessionsNotKept = "sluice.edge.sessions.not_kept";
+    /// Sessions closed since their device opened more than it may in a time, at all pods together.
+    SessionsOverRate = "sluice.edge.sessions.over_rate";
+    /// Times a device was put into quarantine, since two holders of its key are suspected.
+    DevicesQuarantined = "sluice.edge.devices.quarantined";
+    /// Times a device that is to be refused could not be put down for it, since the store did not answer.
+    HoldsFailed = "sluice.edge.devices.holds_failed";
+    /// Questions to the store for places of a tenant.
+    TenantLeases = "sluice.edge.tenants.leases";
+    /// Those that it did not answer.
+    TenantLeasesFailed = "sluice.edge.tenants.leases_failed";
+    /// Penalties that another pod was told of.
+    PenaltiesTold = "sluice.edge.penalties.told";
+    /// Penalties that could not be told, since too many waited.
+    PenaltiesNotTold = "sluice.edge.penalties.not_told";
+    /// Penalties that another pod told of.
+    PenaltiesHeard = "sluice.edge.penalties.heard";
     /// Sessions that sent four million frames to their device under one owner.
     SendingNumbersUsedUp = "sluice.edge.sessions.numbers_used_up";
     /// Slots that this process adopted.
@@ -163,6 +179,8 @@ counts! {
     DroppedNoHandshake = "sluice.edge.dropped" ["reason" = "handshakes_full"];
     /// A proof that found the table of sessions full.
     DroppedNoSession = "sluice.edge.dropped" ["reason" = "sessions_full"];
+    /// A proof of a device whose tenant has as many sessions as it may have at all pods together.
+    DroppedTenantFull = "sluice.edge.dropped" ["reason" = "tenant_full"];
     /// A handshake of a device that failed too often from this address.
     DroppedPenalty = "sluice.edge.dropped" ["reason" = "penalty"];
     /// A HELLO_ACK whose proof is wrong, the device unknown, or not allowed.

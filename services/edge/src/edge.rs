@@ -16,15 +16,15 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use usmp::crypto::AwsLc;
 
-use crate::admission::Penalties;
 use crate::clock::Clock;
 use crate::cluster::{
     self, ClusterParts, JoinError, Joined, Joining, Keeper, KeeperPool, ShardPort, SlotMap,
 };
 use crate::config::{EdgeConfig, EdgeConfigError};
 use crate::counts::{self, Counts};
-use crate::fleet::{Across, Fleet};
+use crate::fleet::{Across, Bounds, Fleet};
 use crate::handle::{Addresses, EdgeHandle};
+use crate::limits::Limits;
 use crate::link::{Relayed, ShardLink, ShardWaker, SlotNews, ToCluster, ToFleet, ToShard};
 use crate::lookups::Lookups;
 use crate::revocations;
@@ -137,6 +137,7 @@ struct Shared {
     applied: watch::Sender<LogPosition>,
     /// The way to sessions at other pods.
     across: Option<Across>,
+    limits: Limits,
     /// Called by the writers' threads for each group.
     settling: fn(),
 }
@@ -169,10 +170,20 @@ impl Edge {
         let (map, _) = watch::channel(Arc::new(SlotMap::alone(config.shard_count() as u16)));
         let (applied, _) = watch::channel(LogPosition::START);
         let secrets = Secrets::own().ok_or_else(|| io::Error::other("no random bytes"))?;
-        let shared =
-            Shared { map, senders: None, keepers: None, cluster: None, applied, across: None, settling };
+        let clock = Clock::start();
+        let limits = Limits::new(&config, &deps.store, clock)?;
+        let shared = Shared {
+            map,
+            senders: None,
+            keepers: None,
+            cluster: None,
+            applied,
+            across: None,
+            limits,
+            settling,
+        };
         let tasks = TaskTracker::new();
-        Self::assemble(config, deps, Clock::start(), prepared, shared, secrets, tasks).map(|(edge, _)| edge)
+        Self::assemble(config, deps, clock, prepared, shared, secrets, tasks).map(|(edge, _)| edge)
     }
 
     /// The same as one of many pods, if `edge.cluster` says so: sessions over UDP outlive it.
@@ -201,6 +212,7 @@ impl Edge {
         let (clock, tasks) = (Clock::start(), TaskTracker::new());
         let (map, _) = watch::channel(Arc::new(parts.slot_map()));
         let (applied, seen) = watch::channel(LogPosition::START);
+        let (limits, news) = Limits::new(&config, &deps.store, clock)?.telling();
         let linked = cluster::join(Joining {
             config: &config.cluster,
             bus: deps.bus.clone(),
@@ -210,6 +222,9 @@ impl Edge {
             shards: prepared.iter().map(|shard| shard.peer.clone()).collect(),
             map: map.clone(),
             applied: seen,
+            penalties: limits.penalties.clone(),
+            news,
+            counts: Arc::clone(&limits.counts),
         })
         .await?;
         let ports = prepared.iter().map(|shard| ShardPort {
@@ -229,6 +244,7 @@ impl Edge {
             cluster: Some(to_cluster),
             applied,
             across: Some(across),
+            limits,
             settling: || {},
         };
         let none = || io::Error::other("no secret of the cluster is in force");
@@ -250,9 +266,11 @@ impl Edge {
         tasks: TaskTracker,
     ) -> Result<(Self, Failure), StartError> {
         let across = shared.across.take();
+        let limits = shared.limits.clone();
         let count = prepared.len();
         let addresses = addresses(&prepared)?;
-        let counts: Arc<[Arc<Counts>]> = (0..count).map(|_| Arc::new(Counts::default())).collect();
+        let counts: Arc<[Arc<Counts>]> =
+            (0..count).map(|_| Arc::default()).chain([Arc::clone(&limits.counts)]).collect();
         counts::export(&deps.meter, &counts);
         counts::export_store(&deps.meter, deps.store.clone());
 
@@ -284,8 +302,9 @@ impl Edge {
         let following = revocations::follow(deps.store.clone(), batches, stop.clone());
         tasks.spawn(alarmed(Alarm(Arc::clone(&failure)), following));
         tasks.spawn(revocations::report(deps.store.clone(), config.name(), seen, stop.clone()));
-        let half_open = config.session.half_open_per_device.get() as usize;
-        let fleet = Fleet::new(deps.store.clone(), clock, links, half_open, applied, tasks.clone(), across);
+        tasks.spawn(limits.tenants.keep(stop.clone()));
+        let bounds = Bounds::new(&config, limits.counts);
+        let fleet = Fleet::new(deps.store.clone(), clock, links, bounds, applied, tasks.clone(), across);
         tasks.spawn(alarmed(Alarm(Arc::clone(&failure)), fleet.run(from_shards, asked, revocations)));
         let handle = EdgeHandle { addresses, commands, counts };
         let writers = shards.iter().map(|shard| Arc::clone(&shard.writer)).collect();
@@ -448,7 +467,6 @@ struct Common {
     shared: Shared,
     secrets: Secrets,
     places: Places,
-    penalties: Penalties,
     store: Store,
     budget: Arc<Semaphore>,
     tasks: TaskTracker,
@@ -471,14 +489,9 @@ impl Common {
             bus: deps.bus.clone(),
             encoder: EventEncoder::new(deps.bus.event_format)?,
             clock,
-            shared,
             secrets,
-            places: Places::default(),
-            penalties: Penalties::new(
-                config.handshake.failures_before_penalty.get(),
-                config.handshake.max_penalty,
-                config.handshake.in_progress_per_shard.get() as usize * config.shard_count(),
-            ),
+            places: Places::new(shared.limits.tenants.clone()),
+            shared,
             store: deps.store.clone(),
             budget: Arc::new(Semaphore::new(config.handshake.key_lookups.get() as usize)),
             tasks,
@@ -519,10 +532,11 @@ impl Common {
                 runtime: self.runtime.clone(),
                 tasks: self.tasks.clone(),
                 shard: link.clone(),
+                tenants: self.shared.limits.tenants.clone(),
             },
             fleet: self.fleet.clone(),
             places: self.places.clone(),
-            penalties: self.penalties.clone(),
+            penalties: self.shared.limits.penalties.clone(),
             decoy: self.secrets.decoy.duplicate(),
         });
         let now_unix_s = self.clock.wall().as_millis().max(0) as u64 / 1000;

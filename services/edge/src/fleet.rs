@@ -4,13 +4,14 @@
 
 mod across;
 mod directory;
+mod holds;
 
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use sluice_proto::events::v1::CloseReason;
-use sluice_store::{Claim, KeyLookup, LogPosition, RevocationBatch, Store, StoreError};
+use sluice_store::{Claim, HoldReason, KeyLookup, LogPosition, RevocationBatch, Store, StoreError};
 use sluice_types::{DeviceEpoch, DeviceId, SessionId};
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio_util::task::TaskTracker;
@@ -19,6 +20,7 @@ use usmp::Instant;
 pub(crate) use self::across::Across;
 use self::across::Holder;
 use self::directory::Directory;
+pub(crate) use self::holds::Bounds;
 use crate::clock::Clock;
 use crate::link::{Command, SendError, SessionRef, ShardLink, ToFleet, ToShard};
 
@@ -34,16 +36,21 @@ const STORE_CALLS: usize = 64;
 /// What store calls give back.
 enum Answer {
     Epoch { device: DeviceId, session: SessionRef, epoch: Result<DeviceEpoch, StoreError> },
-    Claim { device: DeviceId, session: SessionRef, id: SessionId, claim: Result<Claim, StoreError> },
+    Claim { device: DeviceId, session: SessionRef, id: SessionId, claim: Result<Claimed, StoreError> },
     Holder { device: DeviceId, session: SessionRef, holder: Result<Holder, StoreError> },
+    OverRate { device: DeviceId, session: SessionRef, over: Result<bool, StoreError> },
+    Quarantined { device: DeviceId, held: Result<(), StoreError> },
     MayConnect { device: DeviceId, answer: Result<KeyLookup, StoreError> },
 }
+
+/// A session's number, and whether its device is refused meanwhile.
+type Claimed = (Claim, Option<HoldReason>);
 
 pub(crate) struct Fleet {
     store: Store,
     clock: Clock,
     shards: Vec<ShardLink>,
-    half_open_per_device: usize,
+    bounds: Bounds,
     directory: Directory,
     revoked: HashMap<DeviceId, Instant>,
     /// Look-ups before this are no longer covered by `revoked`.
@@ -63,7 +70,7 @@ impl Fleet {
         store: Store,
         clock: Clock,
         shards: Vec<ShardLink>,
-        half_open_per_device: usize,
+        bounds: Bounds,
         applied: watch::Sender<LogPosition>,
         tasks: TaskTracker,
         across: Option<Across>,
@@ -73,7 +80,7 @@ impl Fleet {
             store,
             clock,
             shards,
-            half_open_per_device,
+            bounds,
             directory: Directory::default(),
             revoked: HashMap::new(),
             forgotten_before: Instant::from_micros(0),
@@ -115,6 +122,7 @@ impl Fleet {
         match message {
             ToFleet::Born { session, device, id, looked_up } => {
                 self.born(session, device, id, looked_up).await;
+                self.count_opened(session, device);
             }
             ToFleet::Established { session, device } => self.established(session, device),
             ToFleet::Resumed { session, device, id, established, epoch } => {
@@ -159,7 +167,7 @@ impl Fleet {
             self.check_again(device);
         }
         self.let_go(device).await;
-        for session in self.directory.surplus(device, self.half_open_per_device) {
+        for session in self.directory.surplus(device, self.bounds.half_open_per_device()) {
             self.close(session, CloseReason::NeverEstablished).await;
         }
     }
@@ -201,7 +209,7 @@ impl Fleet {
             });
         };
         self.ask(async move {
-            let claim = store.claim_device(device, me, id, across::HOLD).await;
+            let claim = across::claim(&store, me, device, id).await;
             Answer::Claim { device, session, id, claim }
         });
     }
@@ -224,6 +232,8 @@ impl Fleet {
             }
             Answer::Claim { device, session, id, claim } => self.claimed(device, session, id, claim).await,
             Answer::Holder { device, session, holder } => self.found_holder(device, session, holder).await,
+            Answer::OverRate { device, session, over } => self.counted(device, session, over).await,
+            Answer::Quarantined { device, held } => self.quarantined(device, held).await,
             Answer::MayConnect { device, answer } => match answer {
                 Ok(KeyLookup::Known(_)) => {}
                 Ok(_) => self.close_all(device, CloseReason::Revoked).await,

@@ -19,6 +19,7 @@ mod edge;
 mod events;
 mod fleet;
 mod handle;
+mod limits;
 mod link;
 mod lookups;
 pub mod parent;
@@ -35,6 +36,7 @@ mod simulation;
 mod sockets;
 mod stream;
 mod table;
+mod tenant_places;
 mod timers;
 mod udp_io;
 

@@ -7,8 +7,8 @@ use std::sync::Arc;
 use mio::Waker;
 use sluice_bus::{Group, SessionState};
 use sluice_proto::events::v1::CloseReason;
-use sluice_store::{KeyLookup, SessionRecord};
-use sluice_types::{DeviceEpoch, DeviceId, PodId, SessionId};
+use sluice_store::{HoldReason, KeyLookup, SessionRecord};
+use sluice_types::{DeviceEpoch, DeviceId, PodId, SessionId, TenantId};
 use tokio::sync::{mpsc, oneshot};
 use usmp::Instant;
 use usmp::server::CommitToken;
@@ -38,7 +38,7 @@ impl SessionRef {
 #[derive(Debug)]
 pub(crate) enum ToShard {
     /// Answer to a look-up; `None` when the store did not answer.
-    Keys { handshake: SessionRef, lookup: Option<KeyLookup> },
+    Keys { handshake: SessionRef, lookup: Option<Lookup> },
     /// Nothing that the device sent before is open any more: hand this session's messages over.
     Go { session: SessionRef },
     /// End this session.
@@ -65,6 +65,17 @@ pub(crate) enum ToShard {
     Farewell { until: Instant },
     /// Give up what is left and end the thread.
     Stop,
+}
+
+/// What the store knows of a device that shakes hands.
+#[derive(Debug)]
+pub(crate) enum Lookup {
+    Keys(KeyLookup),
+    /// It may connect, but not now.
+    Held {
+        tenant: TenantId,
+        reason: HoldReason,
+    },
 }
 
 /// A slot that this pod has adopted.

@@ -1,22 +1,31 @@
-//! Two pods in one process, which share a store and a broker.
+//! Some pods in one process, which share a store and a broker.
 #![cfg(feature = "embedded-broker")]
 
 mod common;
 
 use std::collections::HashSet;
 
-use common::device::{PATIENCE, TcpDevice, UdpDevice};
+use std::io::Write as _;
+use std::net::SocketAddr;
+use std::num::NonZeroU32;
+use std::time::Duration;
+
+use common::device::{Attempt, PATIENCE, TcpDevice, UdpDevice, read_frame, tcp_stream, udp_socket};
 use common::{PSK, config, eventually, id, registered};
 use opentelemetry::metrics::MeterProvider as _;
 use sluice_bus::{BusConfig, EmbeddedBroker, Start, Tail};
+use sluice_edge::config::{EdgeConfig, Quarantine};
 use sluice_edge::{Count, Deps, Edge};
 use sluice_peers::owner_of_slot;
-use sluice_store::{KekRing, NewDevice, NewKey, Store};
+use sluice_store::{HoldReason, KekRing, NewDevice, NewKey, Store};
 use sluice_types::{PodId, Psk};
-use usmp::wire::FrameType;
+use usmp::wire::{Challenge, Frame, FrameType};
 
 /// Partitions of the embedded broker's ledger.
 const SLOTS: u16 = 4;
+
+/// Devices of the registry.
+const DEVICES: u8 = 12;
 
 struct Pods {
     runtime: tokio::runtime::Runtime,
@@ -32,9 +41,11 @@ impl Pods {
         let meter = opentelemetry_sdk::metrics::SdkMeterProvider::default().meter("test");
         let bus = broker.configure(&BusConfig::default());
         let deps = Deps { store: store.expect("a store in memory"), bus, meter };
-        let key = NewKey::Individual(Psk::new(&PSK).expect("32 bytes"));
-        let device = NewDevice::raw(registered(id(1)), key);
-        runtime.block_on(deps.store.create_device(device)).expect("a new device");
+        for number in 1..=DEVICES {
+            let key = NewKey::Individual(Psk::new(&PSK).expect("32 bytes"));
+            let device = NewDevice::raw(registered(id(number)), key);
+            runtime.block_on(deps.store.create_device(device)).expect("a new device");
+        }
         Self { runtime, deps, _broker: broker }
     }
 
@@ -45,10 +56,14 @@ impl Pods {
 
     /// Two pods that both serve slots. A pod's name is drawn, and one in eight times either of two would have them all.
     fn two(&self) -> (Edge, Edge) {
-        let first = self.join();
+        self.two_with(|_| {})
+    }
+
+    fn two_with(&self, change: fn(&mut EdgeConfig)) -> (Edge, Edge) {
+        let first = self.join_with(change);
         eventually("all slots are served", || first.handle().count(Count::SlotsAdopted) == u64::from(SLOTS));
         loop {
-            let second = self.join();
+            let second = self.join_with(change);
             eventually("both pods say that they live", || self.listed().len() == 2);
             let owners: HashSet<_> =
                 (0..SLOTS).filter_map(|slot| owner_of_slot(slot, &self.listed())).collect();
@@ -62,6 +77,29 @@ impl Pods {
         }
     }
 
+    fn hold(&self, number: u8) -> Option<HoldReason> {
+        let hold = self.runtime.block_on(self.deps.store.device_hold(registered(id(number))));
+        hold.expect("a store in memory").map(|hold| hold.reason)
+    }
+
+    /// Waits for an event that holds all of these words.
+    fn event(&self, topic: &str, words: &[&str]) {
+        let tail =
+            Tail::open(&self.deps.bus, &format!("sluice.{topic}"), Start::Beginning).expect("a consumer");
+        let mut seen = Vec::new();
+        eventually(&format!("{words:?} in {topic}"), || {
+            let record = tail.next(Duration::from_millis(200)).expect("a readable topic");
+            seen.extend(record.and_then(|record| record.event()).map(|event| event.to_string()));
+            seen.iter().any(|event| words.iter().all(|word| event.contains(word)))
+        });
+    }
+
+    fn drain(&self, pods: impl IntoIterator<Item = Edge>) {
+        for pod in pods {
+            let _devices_are_told = self.runtime.block_on(pod.drain());
+        }
+    }
+
     /// The slots that have a snapshot.
     fn snapshots(&self) -> Vec<u16> {
         let slots = 0..SLOTS;
@@ -69,13 +107,22 @@ impl Pods {
         slots.filter(|slot| found(slot).expect("a store in memory").is_some()).collect()
     }
 
-    fn join(&self) -> Edge {
+    fn join_with(&self, change: impl FnOnce(&mut EdgeConfig)) -> Edge {
         let mut config = config();
         config.cluster.enabled = true;
-        config.cluster.snapshot_interval = std::time::Duration::from_millis(100);
+        config.cluster.snapshot_interval = Duration::from_millis(100);
         config.cluster.listen = "127.0.0.1:0".parse().expect("an address");
+        change(&mut config);
         self.runtime.block_on(Edge::join(config, &self.deps)).expect("one of many pods")
     }
+}
+
+fn tcp(pod: &Edge) -> SocketAddr {
+    pod.handle().addresses().tcp.expect("listening")
+}
+
+fn connect(pod: &Edge, number: u8) -> Option<TcpDevice> {
+    TcpDevice::over(tcp_stream(tcp(pod)), id(number), &PSK)
 }
 
 #[test]
@@ -102,7 +149,7 @@ fn a_device_that_comes_to_another_pod_ends_its_older_session_there() {
     let tail = Tail::open(&pods.deps.bus, "sluice.lifecycle", Start::Beginning).expect("a consumer");
     let mut reasons = Vec::new();
     eventually("the lifecycle says why", || {
-        let record = tail.next(std::time::Duration::from_millis(200)).expect("a readable topic");
+        let record = tail.next(Duration::from_millis(200)).expect("a readable topic");
         let event = record.and_then(|record| record.event());
         reasons.extend(event.map(|event| event["closed"]["reason"].to_string()));
         reasons.iter().any(|reason| reason.contains("TAKEN_OVER"))
@@ -135,4 +182,164 @@ fn a_session_over_udp_goes_on_from_a_snapshot_and_ends_asleep_when_its_device_co
     new.send(b"two");
     eventually("the sleeping session is over", || second.handle().count(Count::SessionsReplacedAsleep) == 1);
     let _device_is_told = pods.runtime.block_on(second.drain());
+}
+
+/// So many wrong proofs at once that the wait is the longest one.
+fn fail(pod: &Edge, number: u8) {
+    let begun = (0..FAILURES).map(|_| {
+        let (attempt, mut stream) = (Attempt::new(id(number)), tcp_stream(tcp(pod)));
+        stream.write_all(&attempt.hello(0, None)).expect("room");
+        let frame = read_frame(&mut stream).expect("CHALLENGE");
+        let challenge = Challenge::parse(&Frame::parse(&frame).expect("a frame")).expect("CHALLENGE");
+        (attempt, stream, challenge)
+    });
+    for (attempt, mut stream, challenge) in begun.collect::<Vec<_>>() {
+        stream.write_all(&attempt.hello_ack(2, &[0; 32], &challenge)).expect("room");
+        assert_eq!(read_frame(&mut stream), None, "a wrong key");
+    }
+}
+
+const FAILURES: u64 = 9;
+
+#[test]
+fn a_device_that_failed_at_one_pod_waits_at_the_others_and_nobody_else_does() {
+    let pods = Pods::new();
+    let (first, second) = pods.two_with(|config| {
+        config.handshake.failures_before_penalty = NonZeroU32::new(2).expect("two");
+        // Longer than the test.
+        config.handshake.max_penalty = Duration::from_secs(300);
+    });
+    // A stranger with a forged source sends what it likes: no cookie has come back from there.
+    let forger = udp_socket(first.handle().addresses().udp.expect("listening"));
+    for _ in 0..20 {
+        let attempt = Attempt::new(id(2));
+        let challenge = Challenge { nonce: [7; 32], public_key: [9; 32] };
+        forger.send(&attempt.hello(0, None)).expect("loopback");
+        forger.send(&attempt.hello_ack(1, &[0; 32], &challenge)).expect("loopback");
+    }
+    eventually("the forged proofs are read", || first.handle().count(Count::DroppedUnexpected) >= 20);
+    assert_eq!(first.handle().count(Count::PenaltiesTold), 0, "nobody was verified");
+
+    fail(&first, 1);
+    let waits = FAILURES - 1;
+    eventually("the other pod is told", || second.handle().count(Count::PenaltiesHeard) == waits);
+    assert!(connect(&second, 1).is_none(), "even with its key it waits");
+    assert_eq!(second.handle().count(Count::DroppedPenalty), 1);
+    assert_eq!(second.handle().count(Count::DroppedProof), 0, "it never failed here");
+    for pod in [&first, &second] {
+        assert!(connect(pod, 2).is_some(), "another device of that address");
+    }
+    assert_eq!(first.handle().count(Count::PenaltiesHeard), 0, "what is heard is not told on");
+    pods.drain([first, second]);
+}
+
+#[test]
+fn a_suspected_clone_is_refused_at_every_pod_until_it_is_released() {
+    let pods = Pods::new();
+    let (first, second) = pods.two_with(|config| {
+        config.clones.quarantine = Quarantine::For(Duration::from_secs(3600));
+        // What it tries meanwhile is not held against it when it is released.
+        config.handshake.failures_before_penalty = NonZeroU32::new(1000).expect("many");
+    });
+    let store = &pods.deps.store;
+    let epoch = || {
+        let location = pods.runtime.block_on(store.device_location(registered(id(1))));
+        location.expect("a store in memory").map(|location| location.epoch)
+    };
+    let mut holders = Vec::new();
+    for pod in [&first, &second].into_iter().cycle().take(7) {
+        assert_eq!(pods.hold(1), None, "after {} sessions", holders.len());
+        let before = epoch();
+        let mut device = connect(pod, 1).expect("not refused yet");
+        device.send(b"mine");
+        holders.push(device);
+        eventually("the session holds the device", || epoch() != before || pods.hold(1).is_some());
+    }
+    eventually("the device is held", || pods.hold(1) == Some(HoldReason::SuspectedClone));
+    eventually("its sessions end", || first.handle().sessions() + second.handle().sessions() == 0);
+    let quarantined = |pod: &Edge| pod.handle().count(Count::DevicesQuarantined);
+    assert_eq!(quarantined(&first) + quarantined(&second), 1);
+
+    // A pod that comes later, and itself would quarantine nobody, knows as well.
+    let third = pods.join_with(|config| {
+        config.handshake.failures_before_penalty = NonZeroU32::new(1000).expect("many");
+    });
+    for pod in [&first, &second, &third] {
+        assert!(connect(pod, 1).is_none(), "refused at every pod");
+        assert!(connect(pod, 2).is_some(), "and nobody else is");
+    }
+    let device = registered(id(1)).to_string();
+    pods.event("security", &["SUSPECTED_CLONE", &device]);
+    pods.event("security", &["QUARANTINED", &device]);
+    pods.event("lifecycle", &["CLOSE_REASON_QUARANTINED", &device]);
+
+    assert!(pods.runtime.block_on(store.end_hold(registered(id(1)))).expect("a store in memory"));
+    for pod in [&third, &first] {
+        let mut device = connect(pod, 1).expect("released");
+        device.send(b"mine again");
+        holders.push(device);
+    }
+    eventually("its messages are committed", || third.handle().count(Count::MessagesCommitted) == 1);
+    assert_eq!(pods.hold(1), None, "what was before its release does not count");
+    pods.drain([first, second, third]);
+}
+
+#[test]
+fn sessions_of_a_tenant_are_limited_over_all_pods() {
+    const LIMIT: usize = 6;
+    let pods = Pods::new();
+    let limit: fn(&mut EdgeConfig) =
+        |config| config.admission.sessions_per_tenant = NonZeroU32::new(LIMIT as u32);
+    let (first, second) = pods.two_with(limit);
+    let third = pods.join_with(limit);
+    let edges = [&first, &second, &third];
+    let mut open: Vec<Vec<TcpDevice>> = (0..edges.len()).map(|_| Vec::new()).collect();
+    for number in 1..=DEVICES {
+        let at = usize::from(number) % edges.len();
+        open[at].extend(connect(edges[at], number));
+    }
+    let count = open.iter().map(Vec::len).sum::<usize>();
+    // A pod may hold a place that it has to spare.
+    assert!((LIMIT - 3..=LIMIT).contains(&count), "{count} sessions of {LIMIT}");
+    let refused: u64 = edges.iter().map(|pod| pod.handle().count(Count::DroppedTenantFull)).sum();
+    assert_eq!(refused, u64::from(DEVICES) - count as u64);
+    pods.event("security", &["TENANT_LIMIT", "default"]);
+
+    // What ends at one pod makes room at another.
+    let mut open = open.into_iter();
+    let mut full = open.next().expect("the first pod's");
+    let gone: usize = open.map(|devices| devices.len()).sum();
+    let mut number = 0;
+    eventually("the places are free again", || {
+        number = number % DEVICES + 1;
+        full.extend(connect(&first, number));
+        assert!(first.handle().sessions() <= LIMIT as u64, "{} of {LIMIT}", first.handle().sessions());
+        first.handle().sessions() == LIMIT as u64
+    });
+    assert!(gone > 0, "the other pods had some");
+    pods.drain([first, second, third]);
+}
+
+#[test]
+fn a_device_that_opens_too_many_sessions_is_refused_at_every_pod() {
+    let pods = Pods::new();
+    let (first, second) = pods.two_with(|config| {
+        config.admission.new_sessions_per_device = NonZeroU32::new(3);
+        config.admission.window = Duration::from_secs(3600);
+    });
+    let mut devices = Vec::new();
+    for pod in [&first, &second, &first] {
+        devices.extend(connect(pod, 1));
+    }
+    assert_eq!((devices.len(), pods.hold(1)), (3, None));
+    // The fourth is told that it has a session before anybody has counted.
+    let _surplus = connect(&second, 1);
+    eventually("it is over at once", || second.handle().count(Count::SessionsOverRate) == 1);
+    assert_eq!(pods.hold(1), Some(HoldReason::RateLimited));
+    for pod in [&first, &second] {
+        assert!(connect(pod, 1).is_none(), "refused at every pod");
+        assert!(connect(pod, 2).is_some(), "and nobody else is");
+    }
+    pods.event("security", &["RATE_LIMITED", &registered(id(1)).to_string()]);
+    pods.drain([first, second]);
 }

@@ -7,8 +7,11 @@ use sluice_peers::{Control, Event, Inbound, NoRoom};
 use sluice_types::PodId;
 use tokio::sync::mpsc;
 
+use super::penalties;
 use super::slot_map::Place;
 use super::start::SlotMapReader;
+use crate::admission::Penalties;
+use crate::clock::Clock;
 use crate::link::{Errand, Relayed};
 use crate::shard::{PeerShard, shard_and_slot};
 
@@ -30,6 +33,8 @@ pub(super) struct Links {
     pub(super) shards: Vec<PeerShard>,
     pub(super) slots: SlotMapReader,
     pub(super) cluster: mpsc::Sender<FromPeers>,
+    pub(super) penalties: Penalties,
+    pub(super) clock: Clock,
 }
 
 impl Links {
@@ -61,6 +66,9 @@ impl Inbound for Links {
     }
 
     fn control(&self, from: PodId, control: Control) -> Result<(), NoRoom> {
+        if penalties::heard(&self.penalties, self.clock, &control) {
+            return Ok(());
+        }
         self.cluster.try_send(FromPeers::Control { from, control }).map_err(|_| NoRoom)
     }
 

@@ -7,6 +7,7 @@ mod inbound;
 mod keeper;
 mod members;
 mod owner;
+mod penalties;
 mod ring;
 #[cfg(test)]
 mod simulated;

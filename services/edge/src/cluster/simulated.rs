@@ -12,9 +12,12 @@ use super::adoption::Ledgers;
 use super::inbound::Links;
 use super::members::{Myself, tell_and_listen};
 use super::owner::{Beginning, Owners};
+use super::penalties::tell_others;
 use super::slot_map::SlotMap;
 use super::start::{FROM_PEERS, ShardPort};
+use crate::admission::Failed;
 use crate::clock::Clock;
+use crate::limits::Limits;
 use crate::link::{Command, ToCluster};
 use crate::shard::PeerShard;
 
@@ -32,6 +35,9 @@ pub(crate) struct Simulation {
     pub(crate) from_shards: mpsc::Receiver<ToCluster>,
     pub(crate) fleet: mpsc::Sender<Command>,
     pub(crate) applied: watch::Receiver<LogPosition>,
+    pub(crate) limits: Limits,
+    /// What is told to the others of penalties.
+    pub(crate) news: mpsc::Receiver<Failed>,
 }
 
 /// How the world reaches it.
@@ -61,12 +67,16 @@ pub(crate) fn simulate(simulation: Simulation) -> Simulated {
         from_shards,
         fleet,
         applied,
+        limits,
+        news,
     } = simulation;
     let (cluster, from_peers) = mpsc::channel(FROM_PEERS);
     let (members, listed) = watch::channel(Vec::new());
     let (draining, drains_seen) = watch::channel(false);
-    let links = Arc::new(Links { shards, slots: map.subscribe(), cluster });
+    let links =
+        Arc::new(Links { shards, slots: map.subscribe(), cluster, penalties: limits.penalties, clock });
     let stop = CancellationToken::new();
+    tokio::spawn(tell_others(peers.clone(), news, limits.counts, stop.clone()));
     let myself = Myself {
         pod: me,
         address: peers.address().to_owned(),

@@ -17,10 +17,13 @@ use super::adoption::Ledgers;
 use super::inbound::Links;
 use super::members::{Myself, member, tell_and_listen};
 use super::owner::{Beginning, Owners};
+use super::penalties::tell_others;
 use super::ring::{follow_ring, hand_out, peer_secrets};
 use super::slot_map::{Place, SlotMap};
+use crate::admission::{Failed, Penalties};
 use crate::clock::Clock;
 use crate::config::ClusterConfig;
+use crate::counts::Counts;
 use crate::link::{Command, ShardLink, ShardWaker, SlotNews, ToCluster};
 use crate::shard::{PeerShard, random};
 
@@ -129,6 +132,10 @@ pub(crate) struct Joining<'a> {
     pub(crate) shards: Vec<PeerShard>,
     pub(crate) map: watch::Sender<Arc<SlotMap>>,
     pub(crate) applied: watch::Receiver<LogPosition>,
+    /// Who waits after failed proofs, here and, as `news`, what is told of it to the others.
+    pub(crate) penalties: Penalties,
+    pub(crate) news: mpsc::Receiver<Failed>,
+    pub(crate) counts: Arc<Counts>,
 }
 
 /// A pod whose links stand; it serves no slot before [`Linked::serve`].
@@ -147,7 +154,7 @@ pub(crate) struct Linked {
 ///
 /// [`JoinError`]; nothing runs then.
 pub(crate) async fn join(joining: Joining<'_>) -> Result<Linked, JoinError> {
-    let Joining { config, bus, store, clock, parts, shards, map, applied } = joining;
+    let Joining { config, bus, store, clock, parts, shards, map, applied, penalties, news, counts } = joining;
     let no_random = || io::Error::other("no random bytes");
     let me = PodId::from_bytes(random().ok_or_else(no_random)?);
     let secrets = peer_secrets(&parts.secrets)
@@ -162,7 +169,7 @@ pub(crate) async fn join(joining: Joining<'_>) -> Result<Linked, JoinError> {
     let (secrets_tx, secrets) = watch::channel(secrets);
     let (ring_tx, ring) = watch::channel(parts.secrets.clone());
     let (draining, drains_seen) = watch::channel(false);
-    let links = Arc::new(Links { shards, slots: map.subscribe(), cluster });
+    let links = Arc::new(Links { shards, slots: map.subscribe(), cluster, penalties, clock });
     let mut peer_config = PeerConfig::new(config.listen, config.advertised());
     peer_config.release = env!("CARGO_PKG_VERSION").to_owned();
     let started = runtime.spawn(Peers::start(peer_config, me, secrets, members, links));
@@ -188,6 +195,7 @@ pub(crate) async fn join(joining: Joining<'_>) -> Result<Linked, JoinError> {
         applied,
     };
     runtime.spawn(tell_and_listen(store.clone(), myself, handle.clone(), members_tx, stop.clone()));
+    runtime.spawn(tell_others(handle.clone(), news, counts, stop.clone()));
     runtime.spawn(follow_ring(store.clone(), ring_tx, secrets_tx, stop.clone()));
     let (drain, drains) = mpsc::channel(1);
     let slots = parts.slots;

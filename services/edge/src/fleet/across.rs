@@ -8,11 +8,11 @@ use std::time::Duration;
 
 use sluice_peers::{Control, PeersHandle};
 use sluice_proto::events::v1::CloseReason;
-use sluice_store::{Claim, DeviceLocation, Store, StoreError};
+use sluice_store::{DeviceLocation, Store, StoreError};
 use sluice_types::{DeviceEpoch, DeviceId, PodId, SessionId};
 use tokio::sync::watch;
 
-use super::{Answer, Fleet, not_numbered};
+use super::{Answer, Claimed, Fleet, holds, not_numbered};
 use crate::cluster::{Place, SlotMap};
 use crate::link::{SessionRef, ToShard};
 use crate::session_ids::slot_in;
@@ -101,6 +101,18 @@ pub(super) async fn still_held(
     Ok(store.device_location(device).await?.map_or(Holder::Nobody, Holder::Other))
 }
 
+/// Takes a device over for a session. One whose keys were looked up before its device was to be refused finds that out here.
+pub(super) async fn claim(
+    store: &Store,
+    me: PodId,
+    device: DeviceId,
+    session: SessionId,
+) -> Result<Claimed, StoreError> {
+    let claim = store.claim_device(device, me, session, HOLD).await?;
+    let hold = store.device_hold(device).await?;
+    Ok((claim, hold.map(|hold| hold.reason)))
+}
+
 /// Goes through all that hold something, a few at a time.
 #[derive(Debug, Default)]
 pub(super) struct Renewals {
@@ -132,9 +144,9 @@ impl Fleet {
         device: DeviceId,
         session: SessionRef,
         id: SessionId,
-        claim: Result<Claim, StoreError>,
+        claim: Result<Claimed, StoreError>,
     ) {
-        let Ok(claim) = claim.inspect_err(not_numbered) else {
+        let Ok((claim, hold)) = claim.inspect_err(not_numbered) else {
             return self.take_over(device, session, 0).await;
         };
         let epoch = claim.epoch;
@@ -147,10 +159,17 @@ impl Fleet {
         if let Some(shard) = self.shards.get(usize::from(session.shard)) {
             shard.send(ToShard::Claimed { session, epoch, clone_suspected }).await;
         }
-        let Some(old) = claim.previous.filter(|old| old.session != id) else { return };
-        self.displaced(device, old.session, epoch).await;
-        if let Some(across) = &self.across {
-            across.tell(device, &old, epoch);
+        if let Some(old) = claim.previous.filter(|old| old.session != id) {
+            self.displaced(device, old.session, epoch).await;
+            if let Some(across) = &self.across {
+                across.tell(device, &old, epoch);
+            }
+            if clone_suspected {
+                self.quarantine(device);
+            }
+        }
+        if let Some(reason) = hold {
+            self.close(session, holds::why(reason)).await;
         }
     }
 

@@ -29,6 +29,7 @@ use crate::lookups::Lookups;
 use crate::secrets::Secrets;
 use crate::security::{Named, SecurityLog};
 use crate::session_ids::{SessionIds, slot_in};
+use crate::tenant_places::TenantPlaces;
 
 /// Everything a shard has but its sockets and sessions.
 pub(crate) struct Core {
@@ -258,13 +259,41 @@ impl Core {
         Named { device: DeviceId::from_bytes(device.0), tenant: self.tenants.number(tenant) }
     }
 
-    /// Takes one of the process's places for sessions.
-    pub(crate) fn take_session_place(&self) -> bool {
-        take(&self.places.sessions, self.config.limits.sessions.get())
+    /// Takes one of the process's places for sessions, and one of the tenant's.
+    pub(crate) fn take_session_place(&self, tenant: u32) -> Result<(), NoPlace> {
+        if !take(&self.places.sessions, self.config.limits.sessions.get()) {
+            return Err(NoPlace::Process);
+        }
+        if !self.places.tenants.take(self.tenants.name(tenant)) {
+            give_back(&self.places.sessions);
+            return Err(NoPlace::Tenant);
+        }
+        Ok(())
     }
 
-    pub(crate) fn give_back_session_place(&self) {
+    /// Takes a place for a session that was opened elsewhere: its tenant's limit was looked at there.
+    pub(crate) fn take_place_of_resumed(&self, tenant: u32) -> bool {
+        let taken = take(&self.places.sessions, self.config.limits.sessions.get());
+        if taken {
+            self.places.tenants.came(self.tenants.name(tenant));
+        }
+        taken
+    }
+
+    pub(crate) fn give_back_session_place(&self, tenant: u32) {
         give_back(&self.places.sessions);
+        self.places.tenants.give_back(self.tenants.name(tenant));
+    }
+
+    /// Counts, and reports where it is the tenant's doing, that a right proof opens no session.
+    pub(crate) fn refuse_place(&mut self, why: NoPlace, named: Named, transport: Transport) {
+        match why {
+            NoPlace::Process => self.counts.one(Count::DroppedNoSession),
+            NoPlace::Tenant => {
+                self.counts.one(Count::DroppedTenantFull);
+                self.refuse(SecurityReason::TenantLimit, Some(named), transport);
+            }
+        }
     }
 
     /// Reports the windows that are over.
@@ -350,7 +379,7 @@ impl Core {
 
     /// Gives back the session's place and tells everybody that it is over.
     pub(crate) fn session_ended(&mut self, session: &Session, at: u32, reason: CloseReason) {
-        self.give_back_session_place();
+        self.give_back_session_place(session.facts.tenant);
         let lasted = self.now - session.facts.opened;
         self.announce(session, Change::Closed { reason, lasted });
         let gone = self.session_ref(session.tcp, at, session.facts.serial);
@@ -458,10 +487,27 @@ impl Tenants {
 }
 
 /// How many of a thing the whole process may have. Taken when one is made, given back when it ends; never on the way of a packet.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub(crate) struct Places {
     pub(crate) sessions: Arc<AtomicU32>,
     pub(crate) connections: Arc<AtomicU32>,
+    /// Those of tenants, at all pods together.
+    pub(crate) tenants: TenantPlaces,
+}
+
+impl Places {
+    pub(crate) fn new(tenants: TenantPlaces) -> Self {
+        Self { sessions: Arc::default(), connections: Arc::default(), tenants }
+    }
+}
+
+/// Which place is missing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum NoPlace {
+    /// One of the process.
+    Process,
+    /// One of the device's tenant.
+    Tenant,
 }
 
 /// Takes one place; `false` when `limit` are taken.

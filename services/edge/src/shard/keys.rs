@@ -1,10 +1,12 @@
 //! What a handshake knows of its device's keys, and the same answer for devices that have none.
 
 use sluice_proto::events::v1::SecurityReason;
-use sluice_store::{DeviceState, HandshakeKeys, KeyLookup};
+use sluice_store::{DeviceState, HandshakeKeys, HoldReason, KeyLookup};
 use sluice_types::TenantId;
 use usmp::Secret;
 use usmp::server::MAX_PSKS;
+
+use crate::link::Lookup;
 
 /// The state of a handshake's look-up.
 #[derive(Debug)]
@@ -27,15 +29,22 @@ pub(crate) enum Keys {
 }
 
 impl Keys {
-    pub(crate) fn from_lookup(lookup: Option<KeyLookup>) -> Self {
+    pub(crate) fn from_lookup(lookup: Option<Lookup>) -> Self {
         match lookup {
-            Some(KeyLookup::Known(keys)) => Self::Known(keys),
-            Some(KeyLookup::Refused { state, tenant }) => {
+            Some(Lookup::Keys(KeyLookup::Known(keys))) => Self::Known(keys),
+            Some(Lookup::Keys(KeyLookup::Refused { state, tenant })) => {
                 let suspended = state == DeviceState::Suspended;
                 let reason = if suspended { SecurityReason::Suspended } else { SecurityReason::Revoked };
                 Self::Decoy { reason, tenant: Some(tenant) }
             }
-            Some(_) => Self::Decoy { reason: SecurityReason::UnknownDevice, tenant: None },
+            Some(Lookup::Held { tenant, reason }) => {
+                let reason = match reason {
+                    HoldReason::SuspectedClone => SecurityReason::Quarantined,
+                    HoldReason::RateLimited => SecurityReason::RateLimited,
+                };
+                Self::Decoy { reason, tenant: Some(tenant) }
+            }
+            Some(Lookup::Keys(_)) => Self::Decoy { reason: SecurityReason::UnknownDevice, tenant: None },
             None => Self::Unavailable,
         }
     }
@@ -100,11 +109,24 @@ mod tests {
             profile: sluice_store::Profile::Raw,
             psks: vec![(KeyEpoch(4), psk)],
         };
-        let known = Keys::from_lookup(Some(KeyLookup::Known(keys)));
+        let known = Keys::from_lookup(Some(Lookup::Keys(KeyLookup::Known(keys))));
         assert_eq!(known.candidates(&decoy).as_slice(), [&[1; 32]]);
-        let unknown = Keys::from_lookup(Some(KeyLookup::Unknown));
+        let unknown = Keys::from_lookup(Some(Lookup::Keys(KeyLookup::Unknown)));
         assert_eq!(unknown.candidates(&decoy).as_slice(), [&[9; 32]]);
         assert_eq!(unknown.failure(), (SecurityReason::UnknownDevice, None));
+    }
+
+    #[test]
+    fn a_device_that_is_refused_for_a_time_is_checked_under_a_key_that_nobody_has() {
+        let decoy = Secret::new([9; 32]);
+        for (reason, reported) in [
+            (HoldReason::SuspectedClone, SecurityReason::Quarantined),
+            (HoldReason::RateLimited, SecurityReason::RateLimited),
+        ] {
+            let keys = Keys::from_lookup(Some(Lookup::Held { tenant: TenantId::default(), reason }));
+            assert_eq!(keys.candidates(&decoy).as_slice(), [&[9; 32]]);
+            assert_eq!(keys.failure(), (reported, Some(&TenantId::default())));
+        }
     }
 
     #[test]
@@ -112,7 +134,7 @@ mod tests {
         assert!(!Keys::from_lookup(None).is_ready());
         let refused = KeyLookup::Refused { tenant: TenantId::default(), state: DeviceState::Revoked };
         assert_eq!(
-            Keys::from_lookup(Some(refused)).failure(),
+            Keys::from_lookup(Some(Lookup::Keys(refused))).failure(),
             (SecurityReason::Revoked, Some(&TenantId::default()))
         );
     }

@@ -10,7 +10,7 @@ use usmp::crypto::Provider;
 use usmp::server::{DropReason, TcpHandshake, TcpHandshakeStep};
 use usmp::wire::HelloAck;
 
-use super::core::{Core, random, random_secret};
+use super::core::{Core, NoPlace, random, random_secret};
 use super::keys::Keys;
 use super::session::{Facts, Session};
 use super::tcp_session::Live;
@@ -42,8 +42,10 @@ pub(crate) enum Refusal {
     Proof(SecurityReason, Option<TenantId>),
     /// The device's public key is of low order.
     LowOrder(Named),
-    /// No room, or no randomness.
+    /// No randomness.
     NoPlace,
+    /// No room.
+    Full(NoPlace, Named),
 }
 
 impl Refusal {
@@ -57,6 +59,7 @@ impl Refusal {
                 core.counts.one(Count::DroppedLowOrder);
                 core.refuse(SecurityReason::LowOrderKey, Some(named), Transport::Tcp);
             }
+            Self::Full(why, named) => core.refuse_place(why, named, Transport::Tcp),
             Self::NoPlace => core.counts.one(Count::DroppedNoSession),
         }
     }
@@ -152,9 +155,8 @@ impl<P: Provider> Handshake<P> {
         let key_epoch = keys.psks.get(proof.key_index()).map_or(0, |(epoch, _)| epoch.0);
         let tenant = core.tenants.number(&keys.tenant);
         let id = core.mint::<P>().ok_or(Refusal::NoPlace)?;
-        if !core.take_session_place() {
-            return Err(Refusal::NoPlace);
-        }
+        let named = Named { device, tenant };
+        core.take_session_place(tenant).map_err(|why| Refusal::Full(why, named))?;
         core.take_exchange();
         let config = usmp::server::SessionConfig {
             idle_timeout: core.config.session.tcp_idle_timeout,
@@ -162,8 +164,8 @@ impl<P: Provider> Handshake<P> {
         };
         let mut session_ok = [0; SESSION_OK];
         let Ok(machine) = self.machine.accept(core.now, proof, id, &config, &mut session_ok) else {
-            core.give_back_session_place();
-            return Err(Refusal::LowOrder(Named { device, tenant }));
+            core.give_back_session_place(tenant);
+            return Err(Refusal::LowOrder(named));
         };
         core.penalties.succeeded(peer.ip(), usmp::DeviceId(*device.as_bytes()));
         let facts = Facts {

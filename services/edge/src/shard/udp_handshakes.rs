@@ -314,9 +314,11 @@ impl<P: Provider> UdpHandshakes<P> {
             pending.ack = None;
             return None;
         };
-        if !core.take_session_place() {
-            core.counts.one(Count::DroppedNoSession);
+        let named = Named { device: sluice_types::DeviceId::from_bytes(device.0), tenant };
+        if let Err(why) = core.take_session_place(tenant) {
+            // The device sends its proof again.
             pending.ack = None;
+            core.refuse_place(why, named, Transport::Udp);
             return None;
         }
         core.take_exchange();
@@ -331,10 +333,9 @@ impl<P: Provider> UdpHandshakes<P> {
                 Some(Accepted { machine, id, handshake, device, tenant, key_epoch, looked_up })
             }
             Err(_) => {
-                core.give_back_session_place();
+                core.give_back_session_place(tenant);
                 core.counts.one(Count::DroppedLowOrder);
                 self.end(core, at);
-                let named = Named { device: sluice_types::DeviceId::from_bytes(device.0), tenant };
                 core.refuse(SecurityReason::LowOrderKey, Some(named), Transport::Udp);
                 None
             }

@@ -90,7 +90,7 @@ impl<P: Provider> UdpSessions<P> {
         };
         // Two names drawn in the same turn may be the same; the device then tries again.
         if self.knows(prefix) {
-            core.give_back_session_place();
+            core.give_back_session_place(facts.tenant);
             core.counts.one(Count::DroppedNoSession);
             return None;
         }
@@ -108,8 +108,9 @@ impl<P: Provider> UdpSessions<P> {
     /// Puts a session into the tables; its place was taken before, and is given back if there is no room.
     pub(super) fn insert(&mut self, core: &Core, live: Live<P>) -> Option<u32> {
         let (prefix, path) = (live.machine.session_id().prefix(), live.machine.path());
+        let tenant = live.facts.tenant;
         let Ok(at) = self.table.insert(live) else {
-            core.give_back_session_place();
+            core.give_back_session_place(tenant);
             core.counts.one(Count::DroppedNoSession);
             return None;
         };

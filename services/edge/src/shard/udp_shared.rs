@@ -219,7 +219,9 @@ impl<P: Provider> UdpSessions<P> {
             return core.journal(slot, LedgerEntry::Closed { session: *session.as_bytes() });
         };
         let Some(mut held) = held else { return };
-        let (Some(seed), true) = (random().map(u32::from_le_bytes), core.take_session_place()) else {
+        let tenant = core.tenants.number(&record.tenant);
+        let (Some(seed), true) = (random().map(u32::from_le_bytes), core.take_place_of_resumed(tenant))
+        else {
             core.counts.one(Count::DroppedNoSession);
             return self.dormant.insert(state, core.now + self.config.idle_timeout);
         };
@@ -238,7 +240,7 @@ impl<P: Provider> UdpSessions<P> {
             established,
             // The devices' order is that of the ledger, which this one went on with.
             turn: Turn::Writes,
-            tenant: core.tenants.number(&record.tenant),
+            tenant,
             key_epoch: record.key_epoch.0,
             device_epoch: record.device_epoch,
             serial: core.next_serial(),
@@ -333,7 +335,7 @@ impl<P: Provider> UdpSessions<P> {
             let gone = core.session_ref(false, at, live.facts.serial);
             Self::part(core, gone, &mut live);
             core.fleet.tell(ToFleet::Ended { session: gone, device: live.facts.device, moved: true });
-            core.give_back_session_place();
+            core.give_back_session_place(live.facts.tenant);
             core.counts.one(Count::SessionsClosedUdp);
             core.counts.one(Count::SessionsSuspended);
             let _zeroized = live.machine.suspend(&mut core.buffers);

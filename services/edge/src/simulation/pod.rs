@@ -21,12 +21,12 @@ use super::kafka::{Kafka, Ledgers, SlotWriter};
 use super::time::PodClock;
 use super::watched::Watched;
 use super::wire::{Alarm, PodWire};
-use crate::admission::Penalties;
 use crate::clock::Clock;
 use crate::cluster::{Keeper, KeeperPool, Place, ShardPort, Simulated, Simulation, SlotMap, simulate};
 use crate::config::EdgeConfig;
 use crate::counts::{Count, Counts};
-use crate::fleet::{Across, Fleet};
+use crate::fleet::{Across, Bounds, Fleet};
+use crate::limits::Limits;
 use crate::link::{Command, ShardLink, ShardWaker, ToFleet, ToShard};
 use crate::lookups::Lookups;
 use crate::secrets::Secrets;
@@ -107,12 +107,9 @@ impl Pod {
         let (commands, asked) = mpsc::channel(256);
         let (to_cluster, given_up) = mpsc::channel(1024);
         let encoder = EventEncoder::new(EventFormat::Protobuf).expect("the messages are known");
-        let penalties = Penalties::new(
-            config.handshake.failures_before_penalty.get(),
-            config.handshake.max_penalty,
-            config.handshake.in_progress_per_shard.get() as usize,
-        );
-        let (places, budget) = (Places::default(), Arc::new(Semaphore::new(64)));
+        let limits = Limits::new(&config, &store, clock).expect("nothing is limited");
+        let (limits, news) = limits.telling();
+        let (places, budget) = (Places::new(limits.tenants.clone()), Arc::new(Semaphore::new(64)));
 
         // As `edge.rs` does it: first the ways between shards, then the shards.
         let prepared: Vec<_> = (0..count)
@@ -159,10 +156,11 @@ impl Pod {
                     runtime: Handle::current(),
                     tasks: tasks.clone(),
                     shard: link.clone(),
+                    tenants: limits.tenants.clone(),
                 },
                 fleet: to_fleet.clone(),
                 places: places.clone(),
-                penalties: penalties.clone(),
+                penalties: limits.penalties.clone(),
                 decoy: secrets.decoy.duplicate(),
             });
             let now_unix_s = clock.wall().as_millis().max(0) as u64 / 1000;
@@ -177,9 +175,9 @@ impl Pod {
         }
 
         let across = Across::new(peers.handle(), map.subscribe());
-        let half_open = config.session.half_open_per_device.get() as usize;
+        let bounds = Bounds::new(&config, Arc::clone(&limits.counts));
         let (_, revocations) = mpsc::channel(1);
-        let fleet = Fleet::new(store.clone(), clock, links, half_open, applied, tasks, Some(across));
+        let fleet = Fleet::new(store.clone(), clock, links, bounds, applied, tasks, Some(across));
         tokio::spawn(fleet.run(from_shards, asked, revocations));
         let Simulated { links, drain, members, stop } = simulate(Simulation {
             me: id,
@@ -194,6 +192,8 @@ impl Pod {
             from_shards: given_up,
             fleet: commands.clone(),
             applied: applied_seen,
+            limits,
+            news,
         });
         Self {
             id,

@@ -1,0 +1,341 @@
+//! Places for sessions of a tenant, out of a number for all pods together: leased from the store in blocks, handed out here.
+//!
+//! A lease is asked for where the keys of a handshake are looked up, and renewed by a task of its own, so no shard waits for the store and
+//! no record costs an operation. While the store is away what is leased can still be handed out until the lease is over; then nobody new
+//! comes in, and sessions that are open go on. A dead pod's places are free when its lease ends.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use sluice_store::Store;
+use sluice_types::{PodId, TenantId};
+use tokio_util::sync::CancellationToken;
+use usmp::Instant;
+
+use crate::clock::Clock;
+use crate::counts::{Count, Counts};
+
+/// How long places are leased; a dead pod's are free after it.
+const LEASE: Duration = Duration::from_secs(30);
+/// For so much of that they are handed out: the store's clock may be a little faster than ours.
+const USED_FOR: Duration = Duration::from_secs(25);
+/// What is left of it when it is renewed.
+const RENEWED_AT: Duration = Duration::from_secs(10);
+/// How often all leases are looked at.
+const LOOK: Duration = Duration::from_secs(1);
+/// For so long the store is not asked again that had fewer places than were wanted.
+const FULL: Duration = Duration::from_millis(500);
+
+/// What one process has of a tenant.
+#[derive(Debug, Default)]
+struct Share {
+    /// Sessions here.
+    used: u32,
+    /// Handshakes that may become sessions soon, at most a block.
+    coming: u32,
+    granted: u32,
+    /// Places are handed out until then.
+    until: Option<Instant>,
+    /// The store had too few: not asked before.
+    not_before: Option<Instant>,
+    asking: Arc<tokio::sync::Mutex<()>>,
+}
+
+impl Share {
+    fn in_force(&self, now: Instant) -> bool {
+        self.until.is_some_and(|until| now < until)
+    }
+
+    fn free(&self, now: Instant) -> u32 {
+        if self.in_force(now) { self.granted.saturating_sub(self.used) } else { 0 }
+    }
+
+    fn wanted(&self, block: u32) -> u32 {
+        self.used.saturating_add(self.coming).saturating_add(block)
+    }
+}
+
+#[derive(Debug)]
+struct Inner {
+    store: Store,
+    clock: Clock,
+    counts: Arc<Counts>,
+    me: PodId,
+    limit: u32,
+    /// Tenants of the registry that have sessions here, or had lately.
+    shares: Mutex<HashMap<TenantId, Share>>,
+}
+
+/// Clones mean the same places.
+#[derive(Debug, Clone)]
+pub(crate) struct TenantPlaces(Option<Arc<Inner>>);
+
+impl TenantPlaces {
+    /// Any number for anybody.
+    pub(crate) const fn unlimited() -> Self {
+        Self(None)
+    }
+
+    /// `limit` for each tenant at all processes of this store together; this one is `me` among them.
+    pub(crate) fn new(store: Store, clock: Clock, counts: Arc<Counts>, me: PodId, limit: u32) -> Self {
+        Self(Some(Arc::new(Inner { store, clock, counts, me, limit, shares: Mutex::default() })))
+    }
+
+    /// Sees to it that there is a place for a session that may come, if the tenant has one left. `false` when the store does not answer
+    /// and nothing is at hand.
+    pub(crate) async fn prepare(&self, tenant: &TenantId) -> bool {
+        let Some(inner) = &self.0 else { return true };
+        let asking = {
+            let mut shares = inner.shares();
+            let share = shares.entry(tenant.clone()).or_default();
+            share.coming = share.coming.saturating_add(1).min(inner.block());
+            if share.free(inner.clock.now()) >= share.coming {
+                return true;
+            }
+            Arc::clone(&share.asking)
+        };
+        let _one_at_a_time = asking.lock().await;
+        let now = inner.clock.now();
+        let answered = |share: &Share| {
+            share.free(now) >= share.coming || share.not_before.is_some_and(|not_before| now < not_before)
+        };
+        if inner.shares().get(tenant).is_some_and(answered) {
+            return true;
+        }
+        inner.lease(tenant).await || inner.shares().get(tenant).is_some_and(|share| share.free(now) > 0)
+    }
+
+    /// Takes a place for a session; `false` when none is leased.
+    pub(crate) fn take(&self, tenant: Option<&TenantId>) -> bool {
+        let (Some(inner), Some(tenant)) = (&self.0, tenant) else { return true };
+        let now = inner.clock.now();
+        let mut shares = inner.shares();
+        let Some(share) = shares.get_mut(tenant).filter(|share| share.free(now) > 0) else { return false };
+        share.used += 1;
+        share.coming = share.coming.saturating_sub(1);
+        true
+    }
+
+    /// A session came from another pod: it is not refused, and its place is leased with the next renewal, if there is one.
+    pub(crate) fn came(&self, tenant: Option<&TenantId>) {
+        if let (Some(inner), Some(tenant)) = (&self.0, tenant) {
+            let mut shares = inner.shares();
+            let share = shares.entry(tenant.clone()).or_default();
+            share.used = share.used.saturating_add(1);
+        }
+    }
+
+    /// A session is over here.
+    pub(crate) fn give_back(&self, tenant: Option<&TenantId>) {
+        if let (Some(inner), Some(tenant)) = (&self.0, tenant)
+            && let Some(share) = inner.shares().get_mut(tenant)
+        {
+            share.used = share.used.saturating_sub(1);
+        }
+    }
+
+    /// Renews what is needed and gives back what is not, until told to stop; then everything.
+    pub(crate) async fn keep(self, stop: CancellationToken) {
+        let Some(inner) = self.0 else { return };
+        let mut look = tokio::time::interval(LOOK);
+        look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                _ = look.tick() => inner.look().await,
+                () = stop.cancelled() => break,
+            }
+        }
+        let tenants: Vec<_> = inner.shares().keys().cloned().collect();
+        for tenant in tenants {
+            // One that cannot be given back ends by itself.
+            if inner.give_up(&tenant).await.is_err() {
+                return;
+            }
+        }
+    }
+}
+
+impl Inner {
+    fn shares(&self) -> MutexGuard<'_, HashMap<TenantId, Share>> {
+        // Each change is whole before the next begins, so a panic elsewhere leaves nothing half-done.
+        self.shares.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Places leased beyond the sessions that are there: few of a small number, for what one pod has to spare another one lacks.
+    fn block(&self) -> u32 {
+        (self.limit / 32).clamp(1, 256)
+    }
+
+    async fn look(&self) {
+        let now = self.clock.now();
+        let (mut idle, mut due) = (Vec::new(), Vec::new());
+        for (tenant, share) in self.shares().iter_mut() {
+            if share.used == 0 && share.coming == 0 {
+                idle.push(tenant.clone());
+            } else if share.until.is_none_or(|until| until <= now + RENEWED_AT) {
+                due.push(tenant.clone());
+            }
+            // Handshakes that came to nothing are forgotten little by little.
+            share.coming -= share.coming.div_ceil(8);
+        }
+        for tenant in idle {
+            let asking = self.shares().get(&tenant).map(|share| Arc::clone(&share.asking));
+            let Some(Ok(_one_at_a_time)) = asking.as_ref().map(|asking| asking.try_lock()) else { continue };
+            {
+                let mut shares = self.shares();
+                let Some(share) = shares.get_mut(&tenant) else { continue };
+                if share.used > 0 || share.coming > 0 {
+                    continue;
+                }
+                // From here on none is handed out, so what is given back is not used.
+                shares.remove(&tenant);
+            }
+            if self.give_up(&tenant).await.is_err() {
+                return;
+            }
+        }
+        for tenant in due {
+            let asking = self.shares().get(&tenant).map(|share| Arc::clone(&share.asking));
+            let Some(asking) = asking else { continue };
+            let _one_at_a_time = asking.lock().await;
+            if !self.lease(&tenant).await {
+                return;
+            }
+        }
+    }
+
+    async fn give_up(&self, tenant: &TenantId) -> Result<(), sluice_store::StoreError> {
+        self.store.lease_places(tenant, self.me, self.limit, 0, LEASE).await.map(|_none| ())
+    }
+
+    /// Leases what is wanted now. Whoever calls it holds the tenant's `asking`.
+    async fn lease(&self, tenant: &TenantId) -> bool {
+        let asked = self.clock.now();
+        let wanted = {
+            let mut shares = self.shares();
+            let Some(share) = shares.get_mut(tenant) else { return true };
+            let wanted = share.wanted(self.block());
+            // What is about to be given back is not handed out meanwhile.
+            share.granted = share.granted.min(wanted);
+            wanted
+        };
+        self.counts.one(Count::TenantLeases);
+        let granted = self.store.lease_places(tenant, self.me, self.limit, wanted, LEASE).await;
+        let mut shares = self.shares();
+        let share = shares.get_mut(tenant);
+        match granted {
+            Ok(granted) => {
+                if let Some(share) = share {
+                    share.granted = granted;
+                    share.until = Some(asked + USED_FOR);
+                    share.not_before = (granted < wanted).then(|| self.clock.now() + FULL);
+                }
+                true
+            }
+            Err(error) => {
+                self.counts.one(Count::TenantLeasesFailed);
+                tracing::debug!(%error, %tenant, "places of a tenant could not be leased");
+                false
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use sluice_store::KekRing;
+
+    use super::*;
+
+    fn acme() -> TenantId {
+        "acme".parse().expect("a tenant")
+    }
+
+    async fn store() -> Store {
+        Store::in_memory(KekRing::generate().expect("random bytes")).await.expect("a store")
+    }
+
+    fn pod(store: &Store, number: u8, limit: u32) -> TenantPlaces {
+        let me = PodId::from_bytes([number; 16]);
+        TenantPlaces::new(store.clone(), Clock::start(), Arc::default(), me, limit)
+    }
+
+    /// Opens sessions until one is refused, at most so many.
+    async fn open(places: &TenantPlaces, most: u32) -> u32 {
+        for number in 0..most {
+            assert!(places.prepare(&acme()).await, "the store answers");
+            if !places.take(Some(&acme())) {
+                return number;
+            }
+        }
+        most
+    }
+
+    #[tokio::test]
+    async fn two_pods_never_open_more_sessions_of_a_tenant_than_it_may_have() {
+        let store = store().await;
+        let (first, second) = (pod(&store, 1, 100), pod(&store, 2, 100));
+        assert_eq!(open(&first, 60).await, 60);
+        let rest = open(&second, 100).await;
+        // What the first pod has to spare is not the second one's.
+        assert!((30..=40).contains(&rest), "{rest} of 40");
+        assert!(!second.take(Some(&acme())));
+        let other = "other".parse().expect("a tenant");
+        assert!(second.prepare(&other).await && second.take(Some(&other)), "another tenant has its own");
+    }
+
+    #[tokio::test]
+    async fn sessions_that_end_make_room_at_another_pod() {
+        let store = store().await;
+        let (first, second) = (pod(&store, 1, 4), pod(&store, 2, 4));
+        assert_eq!(open(&first, 9).await, 4);
+        assert_eq!(open(&second, 1).await, 0);
+        for _ in 0..4 {
+            first.give_back(Some(&acme()));
+        }
+        let inner = first.0.as_ref().expect("limited");
+        // The first look forgets handshakes that came to nothing, the second one gives back.
+        inner.look().await;
+        inner.look().await;
+        assert!(inner.shares().is_empty(), "{:?}", inner.shares());
+        assert!(!first.take(Some(&acme())), "what was given back is not handed out");
+        let third = pod(&store, 3, 4);
+        assert_eq!(open(&third, 9).await, 4);
+    }
+
+    #[tokio::test]
+    async fn a_session_that_came_from_a_dead_pod_is_counted_and_not_refused() {
+        let store = store().await;
+        let places = pod(&store, 1, 2);
+        for _ in 0..3 {
+            places.came(Some(&acme()));
+        }
+        assert_eq!(open(&places, 1).await, 0, "it has more than it may");
+        places.give_back(Some(&acme()));
+        places.give_back(Some(&acme()));
+        let inner = places.0.as_ref().expect("limited");
+        assert!(inner.lease(&acme()).await);
+        assert!(places.take(Some(&acme())));
+        assert!(!places.take(Some(&acme())));
+    }
+
+    #[tokio::test]
+    async fn handshakes_that_come_to_nothing_take_no_more_than_a_block() {
+        let store = store().await;
+        let places = pod(&store, 1, 64);
+        for _ in 0..1000 {
+            assert!(places.prepare(&acme()).await);
+        }
+        let inner = places.0.as_ref().expect("limited");
+        let (granted, leases) = (inner.shares()[&acme()].granted, inner.counts.value(Count::TenantLeases));
+        assert!(granted <= 2 * inner.block(), "{granted} places for no session");
+        assert!(leases <= 2, "{leases} leases");
+    }
+
+    #[tokio::test]
+    async fn without_a_limit_nothing_is_leased() {
+        let places = TenantPlaces::unlimited();
+        assert_eq!(open(&places, 10).await, 10);
+    }
+}
