@@ -126,6 +126,15 @@ pub(crate) enum DeviceCommand {
         #[arg(long, value_name = "TIME", default_value = "10s", value_parser = duration)]
         wait: Duration,
     },
+    /// Let a device connect again that is refused for a time, since two holders of its key are suspected or it opened too many sessions.
+    ///
+    /// In force when the command returns. What it tried meanwhile can keep it waiting for up to `edge.handshake.max_penalty` at the
+    /// address it came from.
+    #[command(after_help = "Example:\n  sluice --config edge.toml device release 02a1b2c3d4e5")]
+    Release {
+        /// The device.
+        id: DeviceId,
+    },
     /// Write every record anew under the first key of the key-encryption key file, so that older ones can be taken out.
     #[command(after_help = "Example:\n  sluice --config edge.toml device reseal")]
     Reseal,

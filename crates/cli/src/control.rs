@@ -51,6 +51,9 @@ pub(crate) enum Request {
         id: DeviceId,
         reason: String,
     },
+    ReleaseDevice {
+        id: DeviceId,
+    },
 }
 
 #[derive(Serialize, Deserialize)]
@@ -59,6 +62,7 @@ pub(crate) enum Answer {
     Info(Info),
     Device(DeviceView),
     Devices { devices: Vec<DeviceView> },
+    Released { hold: Option<HoldView> },
     Done,
     Error { message: String },
 }
@@ -82,9 +86,22 @@ pub(crate) struct DeviceView {
     pub(crate) key_epochs: Vec<u32>,
     /// RFC 3339, UTC.
     pub(crate) created: String,
+    /// Why and until when it is refused for a time; only when one device is shown.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) hold: Option<HoldView>,
     /// Only when it was asked for with `--reveal`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) psk_hex: Option<String>,
+}
+
+/// Why a device is refused for a time.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct HoldView {
+    pub(crate) reason: String,
+    /// RFC 3339, UTC.
+    pub(crate) since: String,
+    /// RFC 3339, UTC.
+    pub(crate) until: String,
 }
 
 /// Why the running process could not be asked.

@@ -36,6 +36,12 @@ impl Printer {
                 println!("state    {}", device.state);
                 println!("profile  {}", device.profile);
                 println!("created  {}", device.created);
+                if let Some(hold) = &device.hold {
+                    let (reason, since, until) = (&hold.reason, &hold.since, &hold.until);
+                    println!(
+                        "refused  as {reason}, since {since}, until {until}: `sluice device release` ends it"
+                    );
+                }
                 if let Some(key) = key {
                     println!("key      {key}");
                 }
@@ -70,9 +76,13 @@ impl Printer {
 }
 
 fn facts(device: &DeviceView) -> Value {
-    let DeviceView { device, tenant, state, profile, key_epochs, created, .. } = device;
-    json!({
+    let DeviceView { device, tenant, state, profile, key_epochs, created, hold, .. } = device;
+    let mut facts = json!({
         "device": device, "tenant": tenant, "state": state, "profile": profile,
         "key_epochs": key_epochs, "created": created,
-    })
+    });
+    if let Some(hold) = hold {
+        facts["hold"] = json!(hold);
+    }
+    facts
 }

@@ -102,5 +102,6 @@ async fn handle(store: &Store, info: Info, request: Request) -> Result<Answer> {
             device::revoke(store, id, &reason).await?;
             Answer::Done
         }
+        Request::ReleaseDevice { id } => Answer::Released { hold: device::release(store, id).await? },
     })
 }

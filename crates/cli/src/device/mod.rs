@@ -16,7 +16,7 @@ use crate::output::Printer;
 use crate::snippets::Snippet;
 
 pub(crate) use key::{KeyForm, fresh_key, read_key};
-pub(crate) use registry::{Registry, add, list, revoke, show};
+pub(crate) use registry::{Registry, add, list, release, revoke, show};
 pub(crate) use sim::{Schedule, run_device};
 
 pub(crate) async fn run(global: &Global, command: DeviceCommand) -> Result<()> {
@@ -32,6 +32,16 @@ pub(crate) async fn run(global: &Global, command: DeviceCommand) -> Result<()> {
                 &format!("devices sealed under the first key-encryption key: {count}"),
                 &serde_json::json!({ "resealed": count }),
             );
+            Ok(())
+        }
+        DeviceCommand::Release { id } => {
+            let held = Registry::open(global).await?.release(id).await?;
+            let text = match &held {
+                Some(hold) => format!("{id} may connect again; it was refused as {}", hold.reason),
+                None => format!("{id} was not held: nothing is changed"),
+            };
+            printer
+                .done(&text, &serde_json::json!({ "device": id, "released": held.is_some(), "hold": held }));
             Ok(())
         }
         DeviceCommand::Revoke { id, reason, wait } => {

@@ -6,12 +6,13 @@ use std::path::PathBuf;
 
 use anyhow::{Context as _, Result, bail};
 use sluice_store::{
-    Device, KeyLookup, LogPosition, NewDevice, NewKey, PageRequest, Reason, RegistryError, Store, StoreKind,
+    Device, DeviceHold, KeyLookup, LogPosition, NewDevice, NewKey, PageRequest, Reason, RegistryError, Store,
+    StoreKind,
 };
 use sluice_types::{DeviceId, Psk, TenantId, Timestamp};
 
 use crate::args::Global;
-use crate::control::{Answer, DeviceView, Info, Request, ask};
+use crate::control::{Answer, DeviceView, HoldView, Info, Request, ask};
 
 /// Devices listed per request to the store.
 const PAGE: u16 = 500;
@@ -78,6 +79,17 @@ impl Registry {
                     _ => bail!(OTHER_ANSWER),
                 }
             }
+        }
+    }
+
+    /// Gives what the device was held for, `None` when it was not held.
+    pub(crate) async fn release(&self, id: DeviceId) -> Result<Option<HoldView>> {
+        match self {
+            Self::Store { store, .. } => release(store, id).await,
+            Self::Running(folder) => match ask(folder, Request::ReleaseDevice { id }).await? {
+                Answer::Released { hold } => Ok(hold),
+                _ => bail!(OTHER_ANSWER),
+            },
         }
     }
 
@@ -149,6 +161,7 @@ pub(crate) async fn list(store: &Store, tenant: Option<TenantId>) -> Result<Vec<
 pub(crate) async fn show(store: &Store, id: DeviceId, reveal: bool) -> Result<DeviceView> {
     let device = store.device(id).await?.with_context(|| unknown(id))?;
     let mut view = view(device);
+    view.hold = store.device_hold(id).await?.map(hold_view);
     if reveal {
         let KeyLookup::Known(keys) = store.handshake_keys(id).await? else {
             bail!("{id} may not connect ({}), its key is not given out", view.state)
@@ -161,6 +174,22 @@ pub(crate) async fn show(store: &Store, id: DeviceId, reveal: bool) -> Result<De
 pub(crate) async fn revoke(store: &Store, id: DeviceId, reason: &str) -> Result<LogPosition> {
     let reason: Reason = reason.parse()?;
     Ok(store.revoke(id, &reason).await?)
+}
+
+pub(crate) async fn release(store: &Store, id: DeviceId) -> Result<Option<HoldView>> {
+    store.device(id).await?.with_context(|| unknown(id))?;
+    let hold = store.device_hold(id).await?;
+    // Also without one that can be read: what led to it is forgotten, and what cannot be trusted goes.
+    store.end_hold(id).await?;
+    Ok(hold.map(hold_view))
+}
+
+fn hold_view(hold: DeviceHold) -> HoldView {
+    HoldView {
+        reason: hold.reason.as_str().to_owned(),
+        since: rfc3339(hold.since),
+        until: rfc3339(hold.until),
+    }
 }
 
 fn unknown(id: DeviceId) -> String {
@@ -179,6 +208,7 @@ fn view(device: Device) -> DeviceView {
         profile: profile.to_owned(),
         key_epochs: device.keys.iter().map(|key| key.epoch.0).collect(),
         created: rfc3339(device.created),
+        hold: None,
         psk_hex: None,
     }
 }
