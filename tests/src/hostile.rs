@@ -2,8 +2,8 @@
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream, UdpSocket};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -166,4 +166,84 @@ impl Drop for Flood {
     fn drop(&mut self) {
         self.end();
     }
+}
+
+/// Somebody on the way of one UDP device who records what it sends.
+#[derive(Debug)]
+pub struct Tap {
+    address: SocketAddr,
+    recorded: Arc<Mutex<Vec<Vec<u8>>>>,
+    stop: Arc<AtomicBool>,
+}
+
+/// How soon a tap that is dropped notices.
+const TAP_TURN: Duration = Duration::from_millis(100);
+
+/// Datagrams that a tap keeps.
+const RECORDED: usize = 4096;
+
+impl Tap {
+    /// Forwards datagrams between one device and `server`.
+    ///
+    /// # Errors
+    /// No sockets can be had.
+    pub fn start(server: SocketAddr) -> Result<Self> {
+        let socket = || {
+            let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).context("no socket")?;
+            socket.set_read_timeout(Some(TAP_TURN))?;
+            Ok::<_, anyhow::Error>(Arc::new(socket))
+        };
+        let (near, far) = (socket()?, socket()?);
+        far.connect(server).context("a loopback address can be connected to")?;
+        let tap = Self { address: near.local_addr()?, recorded: Arc::default(), stop: Arc::default() };
+        let device = Arc::new(Mutex::new(None));
+        let (recorded, stop) = (Arc::clone(&tap.recorded), Arc::clone(&tap.stop));
+        let (from, to, comes_from) = (Arc::clone(&near), Arc::clone(&far), Arc::clone(&device));
+        std::thread::spawn(move || {
+            let mut datagram = [0; 2048];
+            while !stop.load(Ordering::Relaxed) {
+                let Ok((length, device)) = from.recv_from(&mut datagram) else { continue };
+                *locked(&comes_from) = Some(device);
+                let mut recorded = locked(&recorded);
+                if recorded.len() < RECORDED {
+                    recorded.push(datagram[..length].to_vec());
+                }
+                // Refused: for the device it is lost like any other.
+                let _ = to.send(&datagram[..length]);
+            }
+        });
+        let stop = Arc::clone(&tap.stop);
+        std::thread::spawn(move || {
+            let mut datagram = [0; 2048];
+            while !stop.load(Ordering::Relaxed) {
+                let Ok(length) = far.recv(&mut datagram) else { continue };
+                if let Some(device) = *locked(&device) {
+                    let _ = near.send_to(&datagram[..length], device);
+                }
+            }
+        });
+        Ok(tap)
+    }
+
+    /// Where the device shall send.
+    #[must_use]
+    pub const fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// All that it sent so far.
+    #[must_use]
+    pub fn recorded(&self) -> Vec<Vec<u8>> {
+        locked(&self.recorded).clone()
+    }
+}
+
+impl Drop for Tap {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+    }
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

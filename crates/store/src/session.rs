@@ -107,6 +107,12 @@ impl Store {
                 Ok(record)
             }
         });
+        // A key is destroyed in its time, whoever needed it still.
+        if let Err(error) = &record
+            && !matches!(error, RecordError::KeyDestroyed { .. })
+        {
+            self.distrust("the record of a session", error);
+        }
         record.map(Some).map_err(|source| StoreError::Record {
             record: format!("the record of session {session}"),
             source,

@@ -356,7 +356,11 @@ fn field(line: &str, name: &str) -> Option<u32> {
     rest[..digits].parse().ok()
 }
 
-fn slot_of(session: &str) -> Result<u16> {
+/// The slot of a session, by its name (32 hex digits).
+///
+/// # Errors
+/// That is no name of a session.
+pub fn slot_of(session: &str) -> Result<u16> {
     let Some(prefix) = session.get(..16) else { bail!("{session} is no session") };
     let prefix = u64::from_str_radix(prefix, 16).with_context(|| format!("{session} is no session"))?;
     // 4 bits name the key, 10 the slot.

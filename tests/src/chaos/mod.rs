@@ -9,7 +9,7 @@ mod probe;
 mod verdict;
 mod wiring;
 
-pub use cluster::{Cluster, ClusterOptions};
+pub use cluster::{Cluster, ClusterOptions, slot_of};
 pub use fleet::{DeviceLog, Fleet, is_fragmented, number_of, size_of};
 pub use probe::{Probe, Probes, Step};
 pub use verdict::Verdict;

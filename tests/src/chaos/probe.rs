@@ -180,6 +180,12 @@ impl Probe {
         }
     }
 
+    /// Goes on where the same device was: with its next message, and its log.
+    pub fn follow(&mut self, earlier: Self) {
+        self.next = earlier.next;
+        self.log = DeviceLog { sessions: earlier.log.sessions + 1, ..earlier.log };
+    }
+
     /// What it saw.
     #[must_use]
     pub const fn log(&self) -> &DeviceLog {

@@ -4,6 +4,7 @@
 #![expect(clippy::unwrap_used, reason = "in a test, a panic is the report")]
 
 mod audit;
+mod bad_input;
 mod balanced;
 mod chaos;
 mod crowds;

@@ -224,6 +224,7 @@ async fn a_session_record_is_bound_to_its_device_name_and_epoch() {
         assert!(refused, "{device} {name} {epoch}: {found:?}");
         store.delete_session(device, name).await.expect("deleted");
     }
+    assert_eq!(store.distrusted_values(), 3);
     for length in 0..blob.len() {
         let cut = open_session(&store.kek, &secrets, device, name, 1, &blob[..length]);
         assert!(cut.is_err(), "{length} bytes");
