@@ -216,7 +216,7 @@ impl PeersHandle {
 
     /// What happened on the links so far.
     #[must_use]
-    pub fn counts(&self) -> &PeerCounts {
+    pub fn counts(&self) -> &Arc<PeerCounts> {
         &self.counts
     }
 }

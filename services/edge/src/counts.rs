@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use opentelemetry::KeyValue;
 use opentelemetry::metrics::Meter;
+use sluice_peers::PeerCounts;
 use sluice_store::Store;
 use usmp::server::DropReason;
 
@@ -317,6 +318,17 @@ pub(crate) fn export_store(meter: &Meter, store: Store) {
         .with_description("stored values that were changed, cut, swapped or rolled back, and were not used")
         .with_callback(move |observer| observer.observe(store.distrusted_values(), &[]))
         .build();
+}
+
+/// Lets `meter` see what happens on the links to other pods.
+pub(crate) fn export_peers(meter: &Meter, peers: &Arc<PeerCounts>) {
+    for &count in sluice_peers::Count::ALL {
+        let peers = Arc::clone(peers);
+        let _registered = meter
+            .u64_observable_counter(format!("sluice.peers.{}", count.name()))
+            .with_callback(move |observer| observer.observe(peers.of(count), &[]))
+            .build();
+    }
 }
 
 fn labels(count: Count) -> Vec<KeyValue> {

@@ -227,6 +227,7 @@ impl Edge {
             counts: Arc::clone(&limits.counts),
         })
         .await?;
+        counts::export_peers(&deps.meter, linked.peers().counts());
         let ports = prepared.iter().map(|shard| ShardPort {
             link: shard.link.clone(),
             news: shard.news.clone(),

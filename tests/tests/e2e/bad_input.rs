@@ -2,7 +2,8 @@
 //! another one's session, and a counter that has a name rises.
 
 use std::collections::HashMap;
-use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
+use std::io::Write as _;
+use std::net::{Ipv4Addr, SocketAddr, TcpStream, UdpSocket};
 use std::time::Duration;
 
 use rand::{RngExt as _, SeedableRng as _};
@@ -131,6 +132,24 @@ fn forged_copied_and_guessed_datagrams_move_no_session_between_pods() {
     is_kept(&cluster, &devices);
     let after = count(&cluster, "sluice_edge_sessions_opened_total", &["transport=\"udp\""]);
     assert_eq!(after, opened, "a copy opened a session");
+}
+
+#[test]
+fn a_stranger_on_the_peer_port_of_a_pod_is_counted() {
+    let redis = Redis::start().unwrap();
+    let cluster = two_pods(&redis, EdgeOptions::default());
+    let log = cluster.pod(0).log().unwrap();
+    let line = log.lines().find(|line| line.contains("one of many pods")).unwrap();
+    let line: serde_json::Value = serde_json::from_str(line).unwrap();
+    let address: SocketAddr = line["address"].as_str().unwrap().parse().unwrap();
+    let mut stranger = TcpStream::connect(address).unwrap();
+    stranger.write_all(&[0x16; 600]).unwrap();
+    sluice_tests::hostile::until_closed(&mut stranger, PATIENCE).unwrap();
+    wait_for("it to be counted", PATIENCE, || {
+        let refused = count(&cluster, "sluice_peers_refused_handshake_total", &[]);
+        if refused >= 1.0 { Ok(()) } else { Err(format!("{refused}")) }
+    })
+    .unwrap();
 }
 
 /// What is done to the stored session of a device that sleeps.
