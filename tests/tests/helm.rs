@@ -79,7 +79,10 @@ fn the_rendered_configuration_is_one_that_the_edge_loads() {
         for (name, text) in configs {
             let file = tempfile::NamedTempFile::new().expect("a file");
             std::fs::write(file.path(), &text).expect("written");
-            let loaded = load::<sluice_edge::Config>(&Sources::default().file(file.path()));
+            // As the deployment does, from the pod's address.
+            let pod = [("SLUICE__EDGE__CLUSTER__ADVERTISE", "10.0.0.7:9443")];
+            assert!(rendered.contains(pod[0].0), "{values:?}: pods do not say where they are reached");
+            let loaded = load::<sluice_edge::Config>(&Sources::default().file(file.path()).env(pod));
             let config = loaded.unwrap_or_else(|error| panic!("{values:?} {name}: {error}\n{text}")).config;
             config.edge.validate().unwrap_or_else(|error| panic!("{values:?} {name}: {error}"));
         }
