@@ -218,3 +218,29 @@ fn rfc3339(time: Timestamp) -> String {
         + std::time::Duration::from_millis(u64::try_from(time.as_millis()).unwrap_or(0));
     humantime_serde::re::humantime::format_rfc3339_millis(system).to_string()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use sluice_store::{HoldReason, KekRing};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_held_device_is_shown_with_the_reason_and_released_once() {
+        let store = Store::in_memory(KekRing::generate().expect("random bytes")).await.expect("a store");
+        let id = DeviceId::from_bytes([2, 0, 0, 0, 0, 1]);
+        assert!(release(&store, id).await.is_err(), "not in the registry");
+        add(&store, id, TenantId::default(), &Psk::new(&[0x5a; 32]).expect("32 bytes")).await.expect("new");
+        assert!(show(&store, id, false).await.expect("registered").hold.is_none());
+        let hour = Duration::from_secs(3600);
+        store.hold_device(id, HoldReason::SuspectedClone, hour).await.expect("held");
+        let shown = show(&store, id, false).await.expect("registered").hold.expect("held");
+        assert!(shown.reason == "suspected_clone" && shown.since < shown.until, "{shown:?}");
+        let released = release(&store, id).await.expect("an answer").expect("it was held");
+        assert_eq!(released.until, shown.until);
+        assert!(release(&store, id).await.expect("an answer").is_none(), "it is over");
+        assert!(show(&store, id, false).await.expect("registered").hold.is_none());
+    }
+}
