@@ -2,6 +2,7 @@
 //! then and comes again when it is let down.
 
 use std::collections::HashSet;
+use std::fmt;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -18,6 +19,21 @@ use super::time::Dice;
 const HANDSHAKE: Duration = Duration::from_secs(20);
 /// Messages that fail one after the other until the application connects anew: some clients never would.
 const FAILURES: u32 = 2;
+
+impl fmt::Debug for Device {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let client = self.client.as_ref();
+        f.debug_struct("Device")
+            .field("name", &self.profile.name)
+            .field("address", &self.address)
+            .field("connected", &client.map(ImitatedClient::is_connected))
+            .field("closed", &client.map(ImitatedClient::is_closed))
+            .field("under_way", &self.under_way.as_ref().map(Vec::len))
+            .field("failures", &self.failures)
+            .field("acknowledged", &self.acknowledged.len())
+            .finish_non_exhaustive()
+    }
+}
 
 /// A device and its application.
 pub(super) struct Device {
@@ -63,7 +79,7 @@ impl Device {
             connecting_since: now,
             due: now + dice.millis(0, 1500),
             next_message: now,
-            longest_pause_ms: dice.within(50, 1500),
+            longest_pause_ms: [20, 100, 300, 1500][dice.below(4)],
             counter: 0,
             attempt: 0,
             attempts: 0,

@@ -39,7 +39,10 @@ pub(super) struct KafkaMood {
 }
 
 impl KafkaMood {
-    pub(super) const GOOD: Self = Self { slowest_ms: 5, unknown: 0.0, stale: 0.0 };
+    /// One that does what it should, as fast as it is.
+    pub(super) const fn good(slowest_ms: u64, stale: f64) -> Self {
+        Self { slowest_ms, unknown: 0.0, stale }
+    }
 }
 
 /// What of the rules about adoption is left out, to see that it is missed.
@@ -77,7 +80,7 @@ impl Kafka {
         log.fences = lacking != Lacking::Fence;
         Self(Arc::new(Brokers {
             log: Mutex::new(log),
-            mood: Mutex::new(KafkaMood::GOOD),
+            mood: Mutex::new(KafkaMood::good(5, 0.0)),
             available: Watched::new(true),
             dice,
             tally,

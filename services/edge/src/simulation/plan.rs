@@ -117,6 +117,10 @@ pub(super) struct Plan {
     pub(super) shards: u16,
     pub(super) slots: u16,
     pub(super) devices: u8,
+    /// Longest that Kafka takes for a request while nothing is wrong with it.
+    pub(super) kafka_ms: u64,
+    /// Fetches that see an older end of a log while nothing is wrong.
+    pub(super) stale: f64,
     /// How long things go wrong; then everything is put right.
     pub(super) trouble: Duration,
     /// The last first.
@@ -138,18 +142,39 @@ impl Plan {
         }
         faults.sort_unstable_by(|a, b| b.cmp(a));
         Self {
-            pods: 1 + dice.below(3),
+            pods: [1, 2, 2, 3, 3][dice.below(5)],
             shards: 1 + dice.below(2) as u16,
             slots: 1 + dice.below(4) as u16,
             devices: 1 + dice.below(4) as u8,
+            kafka_ms: [5, 5, 40, 150][dice.below(4)],
+            stale: 0.0,
             trouble,
             faults,
         }
     }
 
+    /// All of these faults, six times each, where a slow Kafka and many messages leave something open at every moment.
+    pub(super) fn all_of(dice: &Dice, faults: &[Fault], stale: f64) -> Self {
+        let trouble = Duration::from_secs(14);
+        let at = || dice.millis(1500, trouble.as_millis() as u64);
+        let mut faults: Vec<_> =
+            faults.iter().flat_map(|fault| (0..6).map(move |_| *fault)).map(|fault| (at(), fault)).collect();
+        faults.sort_unstable_by(|a, b| b.cmp(a));
+        Self { pods: 3, shards: 1, slots: 3, devices: 4, kafka_ms: 150, stale, trouble, faults }
+    }
+
     /// One pod, one device, and nothing goes wrong.
     pub(super) fn peace() -> Self {
         let trouble = Duration::from_secs(4);
-        Self { pods: 1, shards: 1, slots: 1, devices: 1, trouble, faults: Vec::new() }
+        Self {
+            pods: 1,
+            shards: 1,
+            slots: 1,
+            devices: 1,
+            kafka_ms: 5,
+            stale: 0.0,
+            trouble,
+            faults: Vec::new(),
+        }
     }
 }

@@ -112,8 +112,8 @@ impl World {
             Fault::BadKafka => {
                 self.kafka.set_mood(KafkaMood {
                     slowest_ms: self.dice.within(5, 800),
-                    unknown: self.dice.within(0, 40) as f64 / 100.0,
-                    stale: self.dice.within(0, 60) as f64 / 100.0,
+                    unknown: self.dice.within(0, 60) as f64 / 100.0,
+                    stale: self.dice.within(0, 90) as f64 / 100.0,
                 });
                 self.put_right_after(500, 6000, Remedy::Kafka);
             }
@@ -154,8 +154,9 @@ impl World {
                 Remedy::Start => self.start_pod().await,
                 Remedy::Resume(pod) => {
                     self.pods[pod].gate.change(|condition| condition.runs = true);
-                    self.release_held(pod);
+                    self.put_right_after(0, 40, Remedy::Hear(pod));
                 }
+                Remedy::Hear(pod) => self.release_held(pod),
                 Remedy::ReachKafka(pod) => {
                     self.pods[pod].gate.change(|condition| condition.reaches_kafka = true);
                 }
@@ -166,7 +167,7 @@ impl World {
                 Remedy::Link(one, other) => drop(self.cut_links.remove(&pair(one, other))),
                 Remedy::Network => self.network.mood = NetworkMood::GOOD,
                 Remedy::Store => *self.mood() = StoreMood::GOOD,
-                Remedy::Kafka => self.kafka.set_mood(KafkaMood::GOOD),
+                Remedy::Kafka => self.kafka.set_mood(KafkaMood::good(self.plan.kafka_ms, self.plan.stale)),
                 Remedy::FailOver => self.kafka.set_available(true),
                 Remedy::Expire(pod) => self.expire(pod).await,
             }

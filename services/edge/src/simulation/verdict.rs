@@ -96,6 +96,9 @@ impl World {
             let slots: Vec<_> = (0..self.plan.slots).filter(|slot| pod.serves(*slot)).collect();
             let _ = writeln!(story, "pod {at}: {:?}, serves {slots:?}", pod.life);
         }
+        for device in &self.devices {
+            let _ = writeln!(story, "{device:?}");
+        }
         let _ = writeln!(story, "fingerprint of the topic: {:016x}", self.fingerprint());
         for (name, count) in self.tally.all() {
             let _ = writeln!(story, "{count:>8} {name}");

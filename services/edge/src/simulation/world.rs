@@ -14,7 +14,7 @@ use tokio::time::Instant;
 
 use super::device::Device;
 use super::gate::{Gate, StoreFaults, StoreMood};
-use super::kafka::{Kafka, Lacking};
+use super::kafka::{Kafka, KafkaMood, Lacking};
 use super::network::{Arrival, Network};
 use super::plan::Plan;
 use super::pod::{Making, Pod};
@@ -36,6 +36,8 @@ const BALANCER: Duration = Duration::from_millis(600);
 pub(super) enum Remedy {
     Start,
     Resume(usize),
+    /// What a pod got while it stood still comes out of its links a moment later than out of its sockets.
+    Hear(usize),
     ReachKafka(usize),
     ReachStore(usize),
     ReachDevices(usize),
@@ -119,6 +121,7 @@ impl World {
             remember: now,
             plan,
         };
+        world.kafka.set_mood(KafkaMood::good(world.plan.kafka_ms, world.plan.stale));
         world.register_devices().await;
         for _ in 0..world.plan.pods {
             world.start_pod().await;
@@ -230,7 +233,8 @@ impl World {
 
     /// What a pod that stands still is to get, it gets when it goes on.
     fn holds(&self, pod: usize) -> bool {
-        !self.pods[pod].is_dead() && !self.pods[pod].runs()
+        let waits = !self.pods[pod].runs() || self.held.contains_key(&pod);
+        !self.pods[pod].is_dead() && waits
     }
 
     pub(super) fn release_held(&mut self, pod: usize) {
