@@ -238,6 +238,12 @@ pub struct HandshakeConfig {
     #[serde(with = "humantime_serde")]
     #[schemars(with = "String")]
     pub key_lookup_timeout: Duration,
+    /// How long a proof over UDP waits until its session is in the ledger, where sessions are shared (`edge.cluster.enabled`).
+    /// Default `500ms`, the least that an official client waits. What is not committed by then gets no SESSION_OK, and the
+    /// device tries again.
+    #[serde(with = "humantime_serde")]
+    #[schemars(with = "String")]
+    pub ledger_wait: Duration,
     /// Failed proofs after which the same device id from the same address waits. Default 5. Other devices behind
     /// that address, and the same device at another one, are not affected.
     pub failures_before_penalty: NonZeroU32,
@@ -256,6 +262,7 @@ impl Default for HandshakeConfig {
             key_exchanges_per_turn: const { NonZeroU32::new(8).unwrap() },
             key_lookups: const { NonZeroU32::new(256).unwrap() },
             key_lookup_timeout: Duration::from_secs(3),
+            ledger_wait: Duration::from_millis(500),
             failures_before_penalty: const { NonZeroU32::new(5).unwrap() },
             max_penalty: Duration::from_secs(60),
         }
@@ -435,6 +442,7 @@ impl EdgeConfig {
         let times = [
             ("handshake.timeout", self.handshake.timeout),
             ("handshake.tcp_step_timeout", self.handshake.tcp_step_timeout),
+            ("handshake.ledger_wait", self.handshake.ledger_wait),
             ("handshake.key_lookup_timeout", self.handshake.key_lookup_timeout),
             ("session.tcp_idle_timeout", self.session.tcp_idle_timeout),
             ("session.udp_idle_timeout", self.session.udp_idle_timeout),

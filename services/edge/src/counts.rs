@@ -182,6 +182,9 @@ counts! {
     DroppedNoSession = "sluice.edge.dropped" ["reason" = "sessions_full"];
     /// A proof of a device whose tenant has as many sessions as it may have at all pods together.
     DroppedTenantFull = "sluice.edge.dropped" ["reason" = "tenant_full"];
+    /// A proof for whose session no slot had room, or of whose session the ledger did not hear in time: no SESSION_OK, the device
+    /// tries again.
+    DroppedNotJournaled = "sluice.edge.dropped" ["reason" = "not_journaled"];
     /// A handshake of a device that failed too often from this address.
     DroppedPenalty = "sluice.edge.dropped" ["reason" = "penalty"];
     /// A HELLO_ACK whose proof is wrong, the device unknown, or not allowed.

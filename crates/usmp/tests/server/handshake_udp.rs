@@ -343,6 +343,29 @@ fn accepting_twice_is_refused() {
 }
 
 #[test]
+fn a_session_is_taken_back_before_session_ok_has_left_and_never_after() {
+    let (mut handshake, challenge) = challenged();
+    let ack = hello_ack(&challenge, &PSK);
+    assert!(!handshake.withdraw(), "there is none");
+    let proof = handshake.verify(&ack, &[&PSK]).expect("the right key");
+    handshake.accept(T0, proof, SESSION, HOME, &SessionConfig::udp()).expect("a good key");
+    assert!(handshake.withdraw());
+    assert_eq!(handshake_sends(&mut handshake, T0 + secs(9)), Vec::<Vec<u8>>::new(), "the device has both");
+
+    // The same proof opens another session, and the device hears of that one alone.
+    let Ok(AckOutcome::Proved(proof)) = handshake.handle_hello_ack(T0, &ack, &[&PSK]) else {
+        panic!("it proves the key as before");
+    };
+    let other = SessionId([0x77; 16]);
+    let session = handshake.accept(T0, proof, other, HOME, &SessionConfig::udp()).expect("a good key");
+    let sent = handshake_sends(&mut handshake, T0).remove(0);
+    let ok = SessionOk::parse(&Frame::parse(&sent).expect("a frame")).expect("SESSION_OK");
+    assert_eq!((ok.session_id, session.session_id()), (other, other));
+    assert!(!handshake.withdraw(), "the device may hold SESSION_OK");
+    assert!(matches!(handshake.handle_hello_ack(T0, &ack, &[]), Ok(AckOutcome::Repeated)));
+}
+
+#[test]
 fn an_open_handshake_ends_after_ten_seconds() {
     let (mut handshake, challenge) = challenged();
     handshake.handle_timeout(T0 + millis(9_999));

@@ -15,7 +15,7 @@ impl<P: Provider> Shard<P> {
         let AdoptedSlot { slot, generation, writer, sessions, snapshot_discarded } = adopted;
         let records = Records::new(writer, self.core.encoder.clone(), &self.core.config.limits);
         let progress = Progress::new(self.core.now, sessions.len());
-        self.core.slots.insert(Owned { slot, generation, records, leaving: None, progress });
+        self.core.slots.insert(Owned { slot, generation, records, leaving: None, behind: false, progress });
         self.core.counts.one(Count::SlotsAdopted);
         if snapshot_discarded {
             self.core.counts.one(Count::SnapshotsDiscarded);
@@ -32,6 +32,7 @@ impl<P: Provider> Shard<P> {
                 SlotNews::Settled { slot, group } => {
                     let Some(owned) = self.core.slots.get_mut(slot) else { continue };
                     owned.progress.settled(group.snapshot_offset(), group.len());
+                    owned.behind = false;
                     let batch = owned.records.take_back(group);
                     for (message, committed) in batch.outcomes() {
                         let count = if committed { Count::MessagesCommitted } else { Count::MessagesRefused };
@@ -39,7 +40,7 @@ impl<P: Provider> Shard<P> {
                             self.core.counts.one(count);
                         }
                         if let Some(udp) = &mut self.udp {
-                            udp.settled(&self.core, message, committed);
+                            udp.settled(&mut self.core, message, committed);
                         }
                     }
                     if let Some(owned) = self.core.slots.get_mut(slot) {

@@ -14,7 +14,7 @@ use usmp::{Instant, Secret, SessionId};
 
 use super::buffers::Buffers;
 use super::cookies::Cookies;
-use super::records::Records;
+use super::records::{Message, Records};
 use super::session::{Facts, Session};
 use super::slots::{Owned, Slots, records_of};
 use super::turn::{Held, Turn, Waiting};
@@ -212,8 +212,13 @@ impl Core {
 
     /// Lets the ledger of a slot of ours say something.
     pub(crate) fn journal(&mut self, slot: u16, entry: LedgerEntry) {
+        self.journal_for(slot, entry, None);
+    }
+
+    /// As [`Self::journal`]; `message` waits for it, in vain if there is no room and no slot.
+    pub(crate) fn journal_for(&mut self, slot: u16, entry: LedgerEntry, message: Option<Message>) {
         match self.slots.get_mut(slot) {
-            Some(owned) => owned.records.journal(&self.counts, entry, None),
+            Some(owned) => owned.records.journal(&self.counts, entry, message),
             None => self.counts.one(Count::JournalEntriesLost),
         }
     }

@@ -339,7 +339,7 @@ impl<P: Provider> Shard<P> {
                         tcp.settled(message, committed);
                     }
                 } else if let Some(udp) = &mut self.udp {
-                    udp.settled(&self.core, message, committed);
+                    udp.settled(&mut self.core, message, committed);
                 }
             }
             self.core.records.reuse(batch);

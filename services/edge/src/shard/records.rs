@@ -71,6 +71,8 @@ pub(crate) enum Kind {
     Fragment,
     /// A change of keys, likewise.
     Rekey,
+    /// Its SESSION_OK; the message names its handshake, by the serial number of the session that is to be.
+    Birth,
 }
 
 /// Who commits the groups.

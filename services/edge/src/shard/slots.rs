@@ -16,6 +16,8 @@ pub(crate) struct Owned {
     pub(crate) records: Records,
     /// It takes no new message any more, and goes to another pod once what it took is committed.
     pub(crate) leaving: Option<Leaving>,
+    /// A session waited here for the ledger in vain, and nothing was settled since.
+    pub(crate) behind: bool,
     /// How far its ledger has come since its last snapshot.
     pub(crate) progress: Progress,
 }
@@ -103,13 +105,14 @@ impl Slots {
         Some(owned.swap_remove(at))
     }
 
-    /// Where a session can be born now: a slot that stays and has room to journal it.
+    /// Where a session can be born now: a slot that stays, has room to journal it, and whose ledger is not known to be behind.
     pub(crate) fn birthplace(&mut self) -> Option<u16> {
         let Self::Shared { owned, next } = self else { return None };
         for _ in 0..owned.len() {
             *next = (*next + 1) % owned.len();
             if let Some(found) = owned.get(*next)
                 && found.leaving.is_none()
+                && !found.behind
                 && found.records.has_room()
             {
                 return Some(found.slot);

@@ -18,7 +18,7 @@ use super::cookies::Cookies;
 use super::core::Core;
 use super::holds::{Holds, LOOK};
 use super::keys::Keys;
-use super::records::Message;
+use super::records::{Kind, Message};
 use super::relay::{Relay, flow};
 use super::routes::Routes;
 use super::udp_handshakes::{Accepted, UdpHandshakes};
@@ -195,6 +195,7 @@ impl<P: Provider> Udp<P> {
 
     /// A slot is not this shard's any more.
     pub(crate) fn suspend(&mut self, core: &mut Core, slot: u16) {
+        self.handshakes.suspend(core, slot);
         self.sessions.suspend(core, &mut self.handshakes, slot);
     }
 
@@ -231,7 +232,11 @@ impl<P: Provider> Udp<P> {
         self.open_accepted(core);
     }
 
-    pub(crate) fn settled(&mut self, core: &Core, message: &Message, committed: bool) {
+    pub(crate) fn settled(&mut self, core: &mut Core, message: &Message, committed: bool) {
+        if message.kind == Kind::Birth {
+            let (out, sessions) = (&mut self.out, &mut self.sessions);
+            return self.handshakes.journaled(core, out, sessions, message.session, committed);
+        }
         self.sessions.settled(core, &mut self.out, message, committed);
     }
 
@@ -395,7 +400,8 @@ fn open<P: Provider>(
 ) {
     while let Some(accepted) = accepted.pop() {
         let handshake = accepted.handshake;
-        match sessions.open(core, accepted) {
+        let (live, looked_up) = accepted.into_session(core);
+        match sessions.open(core, live, looked_up) {
             Some(at) => handshakes.attach(handshake, at),
             None => handshakes.failed(core, handshake),
         }

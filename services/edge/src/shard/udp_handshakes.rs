@@ -2,6 +2,8 @@
 //!
 //! Nothing is kept of a stranger before its cookie is back, but a place in a fixed ring. No X25519 happens before that either.
 
+mod births;
+
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -13,6 +15,7 @@ use usmp::server::{AckOutcome, HelloOutcome, RetryRing, UdpHandshake, UdpSession
 use usmp::wire::{FrameType, Hello, HelloAck, HelloRetry, Utack};
 use usmp::{Instant, SessionId};
 
+use self::births::Unborn;
 use super::cookies::Cookies;
 use super::core::{Core, address_bytes, random, random_secret};
 use super::keys::Keys;
@@ -45,6 +48,8 @@ struct Pending<P: Provider> {
     keys: Keys,
     /// A proof that waits for the keys or for the budget.
     ack: Option<HelloAck>,
+    /// The session that is to live beside, until the ledger has heard of it.
+    unborn: Option<Box<Unborn<P>>>,
     /// The session that lives beside, once the proof was right.
     session: Option<u32>,
 }
@@ -186,6 +191,7 @@ impl<P: Provider> UdpHandshakes<P> {
             started: core.now,
             keys: Keys::Waiting,
             ack: None,
+            unborn: None,
             session: None,
         };
         let Ok(at) = self.table.insert(pending) else {
@@ -234,11 +240,16 @@ impl<P: Provider> UdpHandshakes<P> {
         };
         let pending = self.table.get_mut(at)?;
         if pending.machine.is_confirming() {
-            if let Ok(AckOutcome::Repeated) = pending.machine.handle_hello_ack(core.now, ack, &[]) {
-                acknowledge(out, source, FrameType::HelloAck, ack.seq);
-                self.transmit(core, out, at);
-            } else {
-                core.counts.one(Count::DroppedProof);
+            match pending.machine.handle_hello_ack(core.now, ack, &[]) {
+                // Answered when the ledger has heard of its session.
+                Ok(AckOutcome::Repeated) if pending.unborn.is_some() => {
+                    core.counts.one(Count::DroppedPending)
+                }
+                Ok(AckOutcome::Repeated) => {
+                    acknowledge(out, source, FrameType::HelloAck, ack.seq);
+                    self.transmit(core, out, at);
+                }
+                _ => core.counts.one(Count::DroppedProof),
             }
             return None;
         }
@@ -310,7 +321,11 @@ impl<P: Provider> UdpHandshakes<P> {
         let tenant = core.tenants.number(&keys.tenant);
         // Before SESSION_OK leaves: a device that was told of a session must find it.
         let Some(id) = core.mint_unless::<P>(|prefix| sessions.knows(prefix)) else {
-            core.counts.one(Count::DroppedNoSession);
+            core.counts.one(if core.slots.are_shared() {
+                Count::DroppedNotJournaled
+            } else {
+                Count::DroppedNoSession
+            });
             pending.ack = None;
             return None;
         };
@@ -326,11 +341,16 @@ impl<P: Provider> UdpHandshakes<P> {
         match pending.machine.accept(core.now, proof, id, address.into(), &self.session_config) {
             Ok(machine) => {
                 core.penalties.succeeded(address.ip(), device);
-                acknowledge(out, address, FrameType::HelloAck, ack.seq);
-                self.transmit(core, out, at);
                 let handshake = (at, serial);
                 let looked_up = started;
-                Some(Accepted { machine, id, handshake, device, tenant, key_epoch, looked_up })
+                let accepted = Accepted { machine, id, handshake, device, tenant, key_epoch, looked_up };
+                if core.slots.are_shared() {
+                    self.await_ledger(core, accepted, ack.seq);
+                    return None;
+                }
+                acknowledge(out, address, FrameType::HelloAck, ack.seq);
+                self.transmit(core, out, at);
+                Some(accepted)
             }
             Err(_) => {
                 core.give_back_session_place(tenant);
@@ -367,7 +387,7 @@ impl<P: Provider> UdpHandshakes<P> {
     }
 
     /// The session is established or gone: SESSION_OK need not be repeated.
-    pub(crate) fn done(&mut self, core: &Core, address: SocketAddr, session: u32) {
+    pub(crate) fn done(&mut self, core: &mut Core, address: SocketAddr, session: u32) {
         if let Some(at) = self.find(address)
             && self.table.get(at).is_some_and(|pending| pending.session == Some(session))
         {
@@ -376,7 +396,7 @@ impl<P: Provider> UdpHandshakes<P> {
     }
 
     /// No session came of it after all.
-    pub(crate) fn failed(&mut self, core: &Core, handshake: (u32, u32)) {
+    pub(crate) fn failed(&mut self, core: &mut Core, handshake: (u32, u32)) {
         let (at, serial) = handshake;
         if self.table.get(at).is_some_and(|pending| pending.serial == serial) {
             self.end(core, at);
@@ -417,6 +437,9 @@ impl<P: Provider> UdpHandshakes<P> {
         }
         self.ask_again = (!self.unasked.is_empty()).then(|| core.now + ASK_AGAIN);
         while let Some(at) = self.timers.pop_due(core.now) {
+            if self.awaits_ledger(core, at) {
+                continue;
+            }
             let Some(pending) = self.table.get_mut(at) else { continue };
             pending.machine.handle_timeout(core.now);
             if pending.machine.is_over() {
@@ -444,9 +467,11 @@ impl<P: Provider> UdpHandshakes<P> {
         [self.timers.next(), self.retries.poll_timeout(), self.ask_again].into_iter().flatten().min()
     }
 
-    /// Ends all: the edge is draining.
-    pub(crate) fn end_all(&mut self, core: &Core) {
-        let open: Vec<u32> = self.table.indices().collect();
+    /// Begins nothing any more: the edge is draining. Where sessions go on at another pod, what is open goes on, too, while there are
+    /// slots.
+    pub(crate) fn end_all(&mut self, core: &mut Core) {
+        let ends = !core.slots.are_shared();
+        let open: Vec<u32> = self.table.indices().filter(|_| ends).collect();
         for at in open {
             self.end(core, at);
         }
@@ -458,15 +483,18 @@ impl<P: Provider> UdpHandshakes<P> {
     }
 
     fn transmit(&mut self, core: &Core, out: &mut Outbound, at: u32) {
-        let Some(pending) = self.table.get_mut(at) else { return };
+        let Some(pending) = self.table.get_mut(at).filter(|pending| pending.unborn.is_none()) else { return };
         while out.push_with(pending.address, |room| pending.machine.poll_transmit(core.now, room)) {}
         if let Some(when) = pending.machine.poll_timeout() {
             self.timers.ensure(at, when);
         }
     }
 
-    fn end(&mut self, core: &Core, at: u32) {
-        let Some(pending) = self.table.get(at) else { return };
+    fn end(&mut self, core: &mut Core, at: u32) {
+        let Some(pending) = self.table.get_mut(at) else { return };
+        if let Some(unborn) = pending.unborn.take() {
+            unborn.abandon(core);
+        }
         let address = pending.address;
         self.by_address.remove(&address, at);
         self.shares.leave(address.ip());
@@ -476,7 +504,7 @@ impl<P: Provider> UdpHandshakes<P> {
     }
 
     /// Makes room at the cost of the oldest handshake, of that network only if one is named.
-    fn evict(&mut self, core: &Core, network_of: Option<SocketAddr>) {
+    fn evict(&mut self, core: &mut Core, network_of: Option<SocketAddr>) {
         let own = network_of.map(|address| crate::admission::network(address.ip()));
         let table = &self.table;
         let oldest = self.order.oldest(|(at, serial)| {

@@ -4,7 +4,7 @@
 
 use sluice_bus::{GroupFull, LedgerEntry};
 use sluice_proto::events::v1::{CloseReason, SecurityReason, Transport};
-use sluice_types::{DeviceEpoch, SessionId};
+use sluice_types::SessionId;
 use usmp::Instant;
 use usmp::crypto::Provider;
 use usmp::server::{CommitToken, DropReason, Lingering, Received, SessionConfig, SessionEvent};
@@ -17,7 +17,7 @@ use super::session::{Facts, close_reason};
 use super::slots::records_of;
 use super::snapshots::Snapshots;
 use super::turn::Turn;
-use super::udp_handshakes::{Accepted, UdpHandshakes};
+use super::udp_handshakes::UdpHandshakes;
 use super::udp_live::{Known, Live};
 use super::udp_shared::{Repeater, machine_config};
 use crate::counts::{Count, drop_count};
@@ -72,35 +72,17 @@ impl<P: Provider> UdpSessions<P> {
     }
 
     /// Opens a half-open session; `None` when its name is taken or there is no room.
-    pub(crate) fn open(&mut self, core: &mut Core, accepted: Accepted<P>) -> Option<u32> {
-        let serial = core.next_serial();
-        let device = sluice_types::DeviceId::from_bytes(accepted.device.0);
-        let prefix = accepted.id.prefix();
-        let facts = Facts {
-            opened: core.now,
-            device,
-            established: false,
-            turn: Turn::Waits,
-            tenant: accepted.tenant,
-            key_epoch: accepted.key_epoch,
-            device_epoch: DeviceEpoch(0),
-            serial,
-            messages: 0,
-            birth: core.slots.get(slot_in(prefix)).map_or(0, |owned| owned.generation),
-        };
+    pub(crate) fn open(&mut self, core: &mut Core, live: Live<P>, looked_up: Instant) -> Option<u32> {
+        let (name, Facts { device, serial, .. }) = (live.machine.session_id(), live.facts);
         // Two names drawn in the same turn may be the same; the device then tries again.
-        if self.knows(prefix) {
-            core.give_back_session_place(facts.tenant);
+        if self.knows(name.prefix()) {
+            core.give_back_session_place(live.facts.tenant);
             core.counts.one(Count::DroppedNoSession);
             return None;
         }
-        let at = self.insert(core, Live::new(accepted.machine, facts))?;
+        let at = self.insert(core, live)?;
         let session = core.session_ref(false, at, serial);
-        let (id, looked_up) = (SessionId::from_bytes(accepted.id.0), accepted.looked_up);
-        core.fleet.tell(ToFleet::Born { session, device, id, looked_up });
-        if core.slots.are_shared() {
-            self.journal_birth(core, at);
-        }
+        core.fleet.tell(ToFleet::Born { session, device, id: SessionId::from_bytes(name.0), looked_up });
         self.reschedule(at);
         Some(at)
     }
@@ -315,6 +297,8 @@ impl<P: Provider> UdpSessions<P> {
                 live.facts.messages = live.facts.messages.saturating_sub(1);
                 return live.machine.refused(message.token);
             }
+            // A handshake waits for it, no session.
+            (Kind::Birth, _) => return,
             (Kind::Fragment, false) => return live.machine.refused(message.token),
             (Kind::Rekey, false) => return live.machine.rekey_refused(message.token),
             (Kind::Record | Kind::Fragment, true) => live.machine.committed(core.now, message.token),
@@ -504,7 +488,7 @@ impl<P: Provider> UdpSessions<P> {
     /// Takes a session out of the tables.
     pub(super) fn unlink(
         &mut self,
-        core: &Core,
+        core: &mut Core,
         handshakes: &mut UdpHandshakes<P>,
         at: u32,
         known: Known,

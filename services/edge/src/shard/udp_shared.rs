@@ -90,7 +90,8 @@ impl<P: Provider> Live<P> {
         }
     }
 
-    fn state(&self) -> LedgerEntry {
+    /// What the journal is told of it.
+    pub(super) fn state(&self) -> LedgerEntry {
         let SessionState { session, device, birth, epoch, committed, fragment_open } = self.session_state();
         LedgerEntry::State { session, device, birth, epoch, committed, fragment_open }
     }
@@ -151,14 +152,6 @@ impl<P: Provider> Live<P> {
 }
 
 impl<P: Provider> UdpSessions<P> {
-    /// A session was opened: its slot's ledger hears of it before any message of it, its keys go into the store.
-    pub(super) fn journal_birth(&self, core: &mut Core, at: u32) {
-        if let Some(live) = self.table.get(at) {
-            core.journal(slot_in(live.machine.session_id().prefix()), live.state());
-            live.keep(core);
-        }
-    }
-
     /// Sessions that came with a slot: they sleep until they speak.
     pub(crate) fn adopt(&mut self, core: &Core, sessions: Vec<SessionState>) {
         let until = core.now + self.config.idle_timeout;

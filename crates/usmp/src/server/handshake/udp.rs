@@ -40,10 +40,12 @@ pub enum AckOutcome<'k> {
 
 enum State<P: Provider> {
     Challenged(Challenged<P>),
-    /// SESSION_OK is out; the session lives beside this.
+    /// SESSION_OK is made; the session lives beside this.
     Confirming {
         accepted: [u8; 32],
         session_ok: [u8; SESSION_OK_FRAME],
+        /// What [`UdpHandshake::withdraw`] goes back to; gone once SESSION_OK has left.
+        before: Option<Challenged<P>>,
     },
     Over,
 }
@@ -152,7 +154,8 @@ impl<P: Provider> UdpHandshake<P> {
     }
 
     /// Makes the exchange and the session, and has SESSION_OK sent by [`poll_transmit`](Self::poll_transmit). The session's keys are
-    /// in place when this returns: the device may send before it has seen anything else.
+    /// in place when this returns: the device may send before it has seen anything else. A driver that has to wait for something
+    /// before the session may be, polls later, or takes it back by [`withdraw`](Self::withdraw).
     ///
     /// # Errors
     ///
@@ -173,13 +176,24 @@ impl<P: Provider> UdpHandshake<P> {
         if session_ok.emit(0, &mut frame).is_err() {
             return Err(LowOrderPoint);
         }
-        self.state = State::Confirming { accepted: proof.mac, session_ok: frame };
+        self.state = State::Confirming { accepted: proof.mac, session_ok: frame, before: Some(challenged) };
         self.deadline = later(now, self.config.timeout);
         self.next = now;
         self.wait = FIRST_WAIT;
         self.copies = 0;
         let seed = self.jitter.next();
         Ok(UdpSession::new(now, SessionKeysFor { keys, session_id }, path, seed, config))
+    }
+
+    /// No session came of the proof after all: a HELLO_ACK proves it anew, and makes another one. `false`, and nothing changes, once
+    /// SESSION_OK has left: the device may hold it.
+    pub fn withdraw(&mut self) -> bool {
+        let State::Confirming { before, .. } = &mut self.state else { return false };
+        let Some(challenged) = before.take() else { return false };
+        self.state = State::Challenged(challenged);
+        // Who has proved a key has the CHALLENGE; another copy leaves only if it says HELLO again.
+        self.next = self.deadline;
+        true
     }
 
     /// A UTACK from this address. `Ok(true)` says that it is the first sign that SESSION_OK arrived: tell the session by
@@ -206,10 +220,12 @@ impl<P: Provider> UdpHandshake<P> {
         if now < self.next || now >= self.deadline || self.copies >= MAX_COPIES {
             return None;
         }
-        let length = match &self.state {
+        let length = match &mut self.state {
             State::Challenged(challenged) => challenged.challenge(out.get_mut(..CHALLENGE_FRAME)?)?,
-            State::Confirming { session_ok, .. } => {
+            State::Confirming { session_ok, before, .. } => {
                 out.get_mut(..SESSION_OK_FRAME)?.copy_from_slice(session_ok);
+                // The private key has done its work.
+                *before = None;
                 SESSION_OK_FRAME
             }
             State::Over => return None,
