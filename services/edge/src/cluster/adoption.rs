@@ -26,6 +26,32 @@ pub(crate) enum Ledgers {
     Simulated(crate::simulation::Ledgers),
 }
 
+/// Why a slot was not adopted.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum NotAdopted {
+    /// The ledger was not had.
+    #[error(transparent)]
+    Failed(#[from] AdoptError),
+    /// A mistake of ours: the slot is given up, and tried again.
+    #[error("the adoption ended in a panic, which is a mistake in this program; please report it")]
+    Panicked,
+}
+
+/// What comes of an adoption, whatever it ends in: a slot of which nothing is heard would be nobody's for ever.
+pub(super) async fn outcome<T: Send + 'static>(
+    adoption: impl Future<Output = Result<T, NotAdopted>> + Send + 'static,
+) -> Result<T, NotAdopted> {
+    tokio::spawn(adoption).await.unwrap_or(Err(NotAdopted::Panicked))
+}
+
+/// As [`outcome`], of what blocks its thread.
+pub(super) async fn blocking_outcome<T: Send + 'static>(
+    adoption: impl FnOnce() -> Result<T, AdoptError> + Send + 'static,
+) -> Result<T, NotAdopted> {
+    let ended = tokio::task::spawn_blocking(adoption).await;
+    ended.map_or(Err(NotAdopted::Panicked), |result| result.map_err(NotAdopted::from))
+}
+
 /// A slot that was adopted, for its shard.
 pub(super) fn for_the_shard(slot: u16, adopted: Adopted, damaged: bool) -> AdoptedSlot {
     let Adopted { writer, generation, sessions, read, snapshot_discarded, .. } = adopted;
@@ -111,6 +137,20 @@ impl SlotSettle for Settle {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn before_it() -> Result<(), NotAdopted> {
+        panic!("before the blocking part")
+    }
+
+    #[tokio::test]
+    async fn an_adoption_that_panics_has_an_outcome() {
+        let ended = outcome(blocking_outcome(|| -> Result<(), AdoptError> { panic!("in a blocking part") }));
+        assert!(matches!(ended.await, Err(NotAdopted::Panicked)));
+        assert!(matches!(outcome(async { before_it() }).await, Err(NotAdopted::Panicked)));
+        let ended = outcome(blocking_outcome(|| Err::<(), _>(AdoptError::NoSuchSlot { slot: 9, slots: 4 })));
+        assert!(matches!(ended.await, Err(NotAdopted::Failed(AdoptError::NoSuchSlot { .. }))));
+        assert!(matches!(outcome(blocking_outcome(|| Ok(7))).await, Ok(7)));
+    }
 
     #[tokio::test]
     async fn a_snapshot_is_found_again_and_one_that_is_none_is_said_to_be_damaged() {

@@ -7,6 +7,20 @@ use sluice_peers::{Control, FIRST_OTHER};
 /// The kind of the frame among those that are the edge's own.
 const KIND: u8 = FIRST_OTHER;
 const VERSION: u8 = 1;
+
+/// The kind of the frame that says that its sender drains: a byte of version. The one between is that of penalties.
+const DRAINS: u8 = FIRST_OTHER + 2;
+
+/// The frame by which a pod says that it drains, so that it is given no slot; the store says so half a second later.
+pub(super) fn drains() -> Control {
+    Control::Other { kind: DRAINS, bytes: vec![VERSION] }
+}
+
+/// Whether this is such a frame. What a later version says behind it does not matter.
+pub(super) fn says_it_drains(kind: u8, bytes: &[u8]) -> bool {
+    kind == DRAINS && bytes.first() == Some(&VERSION)
+}
+
 const EACH: usize = 6;
 
 /// The frame that says which slots, since which generation, the sender serves.
@@ -49,8 +63,16 @@ mod tests {
             let read: Vec<_> = announced(kind, &bytes[..cut]).collect();
             assert!(read.is_empty() || cut == 7, "{cut} bytes: {read:?}");
         }
-        assert_eq!(announced(129, &bytes).count(), 0, "of another kind");
+        assert_eq!(announced(DRAINS, &bytes).count(), 0, "of another kind");
         assert_eq!(announced(kind, &[2, 0, 1, 0, 0, 0, 2]).count(), 0, "of a later version");
+    }
+
+    #[test]
+    fn that_a_pod_drains_is_read_and_keeps_its_bytes() {
+        let Control::Other { kind, bytes } = drains() else { panic!("a frame of the edge's own") };
+        assert_eq!((kind, &bytes[..]), (130, &[1][..]));
+        assert!(says_it_drains(kind, &bytes));
+        assert!(!says_it_drains(KIND, &bytes) && !says_it_drains(kind, &[]) && !says_it_drains(kind, &[2]));
     }
 
     #[test]

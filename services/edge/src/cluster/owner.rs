@@ -3,18 +3,21 @@
 //! Every pod decides for itself from what it sees; when two decide the same, Kafka's fence makes the later one the owner and the other
 //! one notice. A wrong guess costs a moment, never a record.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use sluice_bus::{AdoptError, LedgerReader, Owner, adopt};
+use sluice_bus::{LedgerReader, Owner, adopt};
 use sluice_peers::{AdoptionPause, Control, PeersHandle, View, owner_of_slot};
 use sluice_store::Store;
 use sluice_types::PodId;
 use tokio::sync::{mpsc, oneshot, watch};
 
-use super::adoption::{Ledgers, Settle, find_snapshot, for_the_shard, give_back, take_reader};
-use super::announcement::{announce, announced};
+use super::adoption::{
+    Ledgers, NotAdopted, Settle, blocking_outcome, find_snapshot, for_the_shard, give_back, outcome,
+    take_reader,
+};
+use super::announcement::{announce, announced, drains, says_it_drains};
 use super::inbound::FromPeers;
 use super::slot_map::{Place, SlotMap};
 use super::start::ShardPort;
@@ -70,7 +73,7 @@ struct Slot {
 }
 
 /// What comes of an adoption.
-pub(super) type AdoptionResult = (u16, Result<AdoptedSlot, AdoptError>);
+pub(super) type AdoptionResult = (u16, Result<AdoptedSlot, NotAdopted>);
 
 pub(super) struct Owners {
     pub(super) me: PodId,
@@ -92,6 +95,8 @@ pub(super) struct Owners {
     drained: Option<oneshot::Sender<()>>,
     /// Dead pods, and when to take each off the store's list.
     dead: HashMap<PodId, Instant>,
+    /// Pods that said themselves that they drain, before the store does; none of them takes that back.
+    drains: HashSet<PodId>,
 }
 
 fn now() -> Instant {
@@ -139,6 +144,7 @@ impl Owners {
             asking: None,
             drained: None,
             dead: HashMap::new(),
+            drains: HashSet::new(),
         }
     }
 
@@ -167,8 +173,8 @@ impl Owners {
                 _ = pulse.tick() => self.ask_kafka(),
                 Ok(()) = view.changed() => {}
                 Some(done) = drain.recv() => {
-                    self.draining.send_replace(true);
                     self.drained = Some(done);
+                    self.begin_drain().await;
                 }
                 Some((slot, result)) = adopted.recv() => self.adopted(slot, result).await,
                 message = from_shards.recv() => match message {
@@ -195,6 +201,7 @@ impl Owners {
             }
             FromPeers::Control { from, control } => match control {
                 Control::SlotMoved { slot, owner, generation } => self.moved(slot, owner, generation).await,
+                Control::HandOver { slot } if *self.draining.borrow() => self.decline(slot, from).await,
                 Control::HandOver { slot } => {
                     if let Some(found) = self.slots.get_mut(usize::from(slot)) {
                         tracing::debug!(slot, %from, "a slot is handed over");
@@ -208,6 +215,9 @@ impl Owners {
                     // The fleet waits for shards alone, and they for nobody.
                     let _gone_at_the_end =
                         fleet.send(Command::Displaced { device, session, by: epoch }).await;
+                }
+                Control::Other { kind, bytes } if says_it_drains(kind, &bytes) => {
+                    self.drains.insert(from);
                 }
                 Control::Other { kind, bytes } => {
                     for (slot, generation) in announced(kind, &bytes) {
@@ -273,16 +283,67 @@ impl Owners {
         })
     }
 
+    /// Tells the others, so that none of them gives a slot to this pod meanwhile, and passes on those that were given and not begun.
+    async fn begin_drain(&mut self) {
+        self.draining.send_replace(true);
+        let senders = Arc::clone(&self.peers.senders().borrow());
+        for sender in senders.values() {
+            // One that does not hear it hears it when it gives a slot.
+            let _ = sender.try_control(drains());
+        }
+        let slots = u16::try_from(self.slots.len()).unwrap_or(u16::MAX);
+        for slot in 0..slots {
+            let Some(found) = self.slots.get(usize::from(slot)) else { continue };
+            if found.given && found.state == State::Elsewhere {
+                self.hand_over(slot).await;
+            }
+        }
+    }
+
+    /// A slot that was given to this pod, which drains, goes to the next one at once.
+    async fn decline(&mut self, slot: u16, from: PodId) {
+        tracing::info!(slot, %from, "a slot was given to this pod, which drains: it goes on to another one");
+        if let Some(sender) = self.peers.sender(from) {
+            let _ = sender.try_control(drains());
+        }
+        if self.slots.get(usize::from(slot)).is_some_and(|found| found.state == State::Elsewhere) {
+            self.hand_over(slot).await;
+        }
+    }
+
+    /// Which pods may be given slots, as far as is known; this one among them or not.
+    fn candidates(&self, view: &View, with_me: bool) -> Vec<PodId> {
+        let mut candidates = view.candidates(with_me);
+        candidates.retain(|pod| !self.drains.contains(pod));
+        candidates
+    }
+
+    /// Gives a slot that is nobody's to the pod whose share it is, if there is another one.
+    async fn hand_over(&mut self, slot: u16) {
+        let view = Arc::clone(&self.peers.view().borrow());
+        let successor = owner_of_slot(slot, &self.candidates(&view, false));
+        let Some(found) = self.slots.get_mut(usize::from(slot)) else { return };
+        found.given = false;
+        found.owner = None;
+        if let Some(successor) = successor {
+            found.owner = Some((successor, 0));
+            found.heard = Some(now());
+            if let Some(sender) = self.peers.sender(successor) {
+                // One that is lost is made up for when nobody claims the slot for some time: see `BELIEVED`.
+                let handed = tokio::time::timeout(LINK, sender.control(Control::HandOver { slot })).await;
+                if !matches!(handed, Ok(Ok(()))) {
+                    tracing::warn!(slot, %successor, "a slot could not be handed over; it is free in some seconds");
+                }
+            }
+        }
+        self.publish();
+    }
+
     /// A shard gave a slot up.
     async fn left(&mut self, message: ToCluster) {
         let (slot, lost) = match message {
             ToCluster::Lost { slot } => (slot, true),
             ToCluster::Left { slot } => (slot, false),
-        };
-        let successor = {
-            let view = self.peers.view();
-            let candidates = view.borrow().candidates(false);
-            owner_of_slot(slot, &candidates)
         };
         let Some(found) = self.slots.get_mut(usize::from(slot)) else { return };
         found.state = State::Elsewhere;
@@ -297,22 +358,13 @@ impl Owners {
                 "this slot has another owner, or its last transaction is in doubt; adopting anew if it is ours"
             );
             found.not_before = Some(now() + AGAIN);
-        } else if let Some(successor) = successor {
-            found.owner = Some((successor, 0));
-            found.heard = Some(now());
-            found.given = false;
-            if let Some(sender) = self.peers.sender(successor) {
-                // One that is lost is made up for when nobody claims the slot for some time: see `BELIEVED`.
-                let handed = tokio::time::timeout(LINK, sender.control(Control::HandOver { slot })).await;
-                if !matches!(handed, Ok(Ok(()))) {
-                    tracing::warn!(slot, %successor, "a slot could not be handed over; it is free in some seconds");
-                }
-            }
+        } else {
+            return self.hand_over(slot).await;
         }
         self.publish();
     }
 
-    async fn adopted(&mut self, slot: u16, result: Result<AdoptedSlot, AdoptError>) {
+    async fn adopted(&mut self, slot: u16, result: Result<AdoptedSlot, NotAdopted>) {
         self.adopting -= 1;
         let Some(found) = self.slots.get_mut(usize::from(slot)) else { return };
         match result {
@@ -349,7 +401,8 @@ impl Owners {
     /// Brings what is served and what should be together.
     async fn reconcile(&mut self, view: &View, done: &mpsc::Sender<AdoptionResult>) {
         let draining = *self.draining.borrow();
-        let candidates = view.candidates(!draining);
+        self.drains.retain(|pod| view.peer(*pod).is_some());
+        let candidates = self.candidates(view, !draining);
         let now = now();
         let settled_in = now >= self.started + GRACE;
         let slots = u16::try_from(self.slots.len()).unwrap_or(u16::MAX);
@@ -439,7 +492,7 @@ impl Owners {
         let owner = Owner { pod: *self.me.as_bytes(), address: self.peers.address().to_owned() };
         let (bus, readers) = (self.bus.clone(), Arc::clone(&self.readers));
         let store = self.store.clone();
-        tokio::spawn(async move {
+        let adoption = async move {
             let found = find_snapshot(&store, slot).await;
             let damaged = found.is_err();
             #[cfg_attr(
@@ -450,25 +503,22 @@ impl Owners {
                 Ledgers::Kafka(bus) => bus,
                 #[cfg(test)]
                 Ledgers::Simulated(ledgers) => {
-                    let result = ledgers.adopt(slot, &owner, found.unwrap_or_default(), settle).await;
-                    let _ = done.send((slot, result)).await;
-                    return;
+                    return Ok(ledgers.adopt(slot, &owner, found.unwrap_or_default(), settle).await?);
                 }
             };
-            tokio::task::spawn_blocking(move || {
+            blocking_outcome(move || {
                 let snapshot = found.unwrap_or_default();
-                let result = take_reader(&readers, &bus).and_then(|mut reader| {
-                    let result = adopt(&bus, slot, &owner, snapshot, &mut reader, settle, ADOPTION);
-                    // One that failed may be in a state that the next adoption should not start from.
-                    if result.is_ok() {
-                        give_back(&readers, reader);
-                    }
-                    result
-                });
-                let result = result.map(|adopted| for_the_shard(slot, adopted, damaged));
-                // The task is gone only when the process ends.
-                let _ = done.blocking_send((slot, result));
-            });
+                let mut reader = take_reader(&readers, &bus)?;
+                let adopted = adopt(&bus, slot, &owner, snapshot, &mut reader, settle, ADOPTION)?;
+                // One that failed may be in a state that the next adoption should not start from.
+                give_back(&readers, reader);
+                Ok(for_the_shard(slot, adopted, damaged))
+            })
+            .await
+        };
+        tokio::spawn(async move {
+            // The task is gone only when the process ends.
+            let _ = done.send((slot, outcome(adoption).await)).await;
         });
     }
 

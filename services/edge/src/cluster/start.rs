@@ -307,3 +307,6 @@ impl Drop for Joined {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
