@@ -239,8 +239,8 @@ pub struct HandshakeConfig {
     #[schemars(with = "String")]
     pub key_lookup_timeout: Duration,
     /// How long a proof over UDP waits until its session is in the ledger, where sessions are shared (`edge.cluster.enabled`).
-    /// Default `500ms`, the least that an official client waits. What is not committed by then gets no SESSION_OK, and the
-    /// device tries again.
+    /// Default `2s`: official clients try for 2.5 s and longer, and a Kafka that takes 300 ms for each answer takes a second for
+    /// a commit. What is not committed by then gets no SESSION_OK, and the device tries again.
     #[serde(with = "humantime_serde")]
     #[schemars(with = "String")]
     pub ledger_wait: Duration,
@@ -262,7 +262,7 @@ impl Default for HandshakeConfig {
             key_exchanges_per_turn: const { NonZeroU32::new(8).unwrap() },
             key_lookups: const { NonZeroU32::new(256).unwrap() },
             key_lookup_timeout: Duration::from_secs(3),
-            ledger_wait: Duration::from_millis(500),
+            ledger_wait: Duration::from_secs(2),
             failures_before_penalty: const { NonZeroU32::new(5).unwrap() },
             max_penalty: Duration::from_secs(60),
         }

@@ -28,7 +28,7 @@ const BOTH: [Transport; 2] = [Transport::Udp, Transport::Tcp];
 /// What a pod can do.
 #[derive(Debug, Clone, Copy)]
 struct Can {
-    /// Open sessions.
+    /// Give out keys, without which no session opens.
     open: bool,
     /// Commit what its sessions say, and acknowledge it.
     commit: bool,
@@ -36,6 +36,13 @@ struct Can {
     wake: bool,
     /// End the sessions of a device that is revoked.
     hear: bool,
+}
+
+impl Can {
+    /// Whether sessions open. One over UDP is committed before its device hears of it.
+    fn opens(self, transport: Transport) -> bool {
+        self.open && (self.commit || transport == Transport::Tcp)
+    }
 }
 
 const ALL: Can = Can { open: true, commit: true, wake: true, hear: true };
@@ -174,7 +181,7 @@ impl Stage {
         for (transport, side) in
             BOTH.iter().flat_map(|transport| sides.iter().map(move |side| (transport, side)))
         {
-            new.push((side.pod, side.can.open, *transport, self.begin_at(*transport, side.pod)));
+            new.push((side.pod, side.can.opens(*transport), *transport, self.begin_at(*transport, side.pod)));
         }
         let before = sides.each_ref().map(|side| self.committed(&side.tcp));
         for side in &mut *sides {
@@ -331,7 +338,7 @@ fn a_pod_cut_off_from_redis_goes_on_with_live_sessions_and_is_named_by_revocatio
 }
 
 #[test]
-fn without_kafka_sessions_open_and_are_revoked_and_nothing_is_acknowledged() {
+fn without_kafka_no_session_opens_over_udp_and_nothing_is_acknowledged() {
     let (redis, kafka) = (Redis::start().unwrap(), Wiring::kafka(3).unwrap());
     let (mut stage, mut sides) = Stage::set(&redis, Some(&kafka));
     stage.cluster.set_lines(&[CUT, OTHER], Reaches::Kafka, Condition::Broken).unwrap();
