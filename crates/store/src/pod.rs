@@ -175,6 +175,16 @@ impl Store {
         Ok(rows.iter().filter(|row| row.live).filter_map(|row| self.trusted_pod(row)).collect())
     }
 
+    /// The pods that are named and do not live: what they announced last is over. Nothing that they said is believed.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`].
+    pub async fn silent_pods(&self) -> Result<Vec<PodId>, StoreError> {
+        let rows = self.backend.pods().await?;
+        Ok(rows.iter().filter(|row| !row.live).filter_map(|row| row.pod.parse().ok()).collect())
+    }
+
     /// Takes a pod off the list: it has ended, or all its slots were fenced and are others' now. Safe to repeat.
     ///
     /// # Errors

@@ -14,7 +14,8 @@ use common::{PSK, eventually, id, registered};
 use sluice_bus::{Start, Tail};
 use sluice_edge::config::{EdgeConfig, Quarantine};
 use sluice_edge::{Count, Edge};
-use sluice_store::HoldReason;
+use sluice_store::{HoldReason, LogPosition, PodRecord, RevocationOutcome};
+use sluice_types::{PodId, Timestamp};
 use usmp::wire::{Challenge, Frame, FrameType};
 
 fn tcp(pod: &Edge) -> SocketAddr {
@@ -242,4 +243,29 @@ fn a_device_that_opens_too_many_sessions_is_refused_at_every_pod() {
     }
     pods.event("security", &["RATE_LIMITED", &registered(id(1)).to_string()]);
     pods.drain([first, second]);
+}
+
+#[test]
+fn a_pod_that_died_before_anybody_saw_it_is_not_waited_for() {
+    let pods = Pods::new();
+    let store = &pods.deps.store;
+    let dead = PodRecord {
+        pod: PodId::from_bytes([7; 16]),
+        address: "127.0.0.1:1".to_owned(),
+        counter: 1,
+        draining: false,
+        version: "0.0.1".to_owned(),
+        started: Timestamp(1_764_000_000_000),
+        applied: LogPosition::START,
+    };
+    pods.runtime.block_on(store.announce_pod(&dead, Duration::from_millis(1))).expect("announced");
+    let reason = "lost".parse().expect("a reason");
+    let position = pods.runtime.block_on(store.revoke(registered(id(1)), &reason)).expect("revoked");
+    let outcome = |patience| {
+        pods.runtime.block_on(store.revocation_complete(position, patience)).expect("a store in memory")
+    };
+    assert_eq!(outcome(Duration::ZERO), RevocationOutcome::Outstanding(vec![dead.pod]));
+    let pod = pods.join_with(|_| {});
+    assert_eq!(outcome(PATIENCE), RevocationOutcome::Completed);
+    pods.drain([pod]);
 }

@@ -3,7 +3,7 @@
 //! Every pod decides for itself from what it sees; when two decide the same, Kafka's fence makes the later one the owner and the other
 //! one notice. A wrong guess costs a moment, never a record.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -40,8 +40,8 @@ const LINK: Duration = Duration::from_millis(500);
 const AGAIN: Duration = Duration::from_millis(500);
 /// How long a slot that leaves waits for what it took; what is not committed then is said again to the next owner.
 const LEAVING: Duration = Duration::from_secs(5);
-/// How long a pod is dead before it is taken off the store's list, and the pause between tries to do so.
-const RETIRE: Duration = Duration::from_secs(10);
+/// How often a pod looks whether there are others to take off the store's list.
+const RETIRE: Duration = Duration::from_secs(3);
 /// How often a pod says which slots it serves, and how long that is believed: a hand-over can be lost with a link, and then each of two
 /// pods takes the other one for the owner.
 const ANNOUNCE: Duration = Duration::from_millis(1500);
@@ -93,8 +93,7 @@ pub(super) struct Owners {
     asking: Option<tokio::task::JoinHandle<()>>,
     /// Who waits for the end of the drain.
     drained: Option<oneshot::Sender<()>>,
-    /// Dead pods, and when to take each off the store's list.
-    dead: HashMap<PodId, Instant>,
+    retire_next: Instant,
     /// Pods that said themselves that they drain, before the store does; none of them takes that back.
     drains: HashSet<PodId>,
 }
@@ -143,7 +142,7 @@ impl Owners {
             adopting: 0,
             asking: None,
             drained: None,
-            dead: HashMap::new(),
+            retire_next: now(),
             drains: HashSet::new(),
         }
     }
@@ -451,26 +450,26 @@ impl Owners {
         }
     }
 
-    /// Takes pods off the store's list that are dead and have no slot any more, so that nobody waits for a word of theirs. One that
+    /// Takes pods off the store's list that say nothing any more and have no slot, so that nobody waits for a word of theirs. One that
     /// comes back puts itself on it again.
     fn retire(&mut self, view: &View) {
         let now = now();
-        let dead = |pod: PodId| view.peer(pod).is_some_and(|peer| peer.dead.is_some() && peer.listed);
-        self.dead.retain(|pod, _| dead(*pod));
-        for peer in view.peers.iter().filter(|peer| dead(peer.pod)) {
-            let pod = peer.pod;
-            let due = self.dead.entry(pod).or_insert(now + RETIRE);
-            if *due <= now && others_serve_all(&self.slots, pod) {
-                *due = now + RETIRE;
-                let store = self.store.clone();
-                tokio::spawn(async move {
-                    match store.retire_pod(pod).await {
-                        Ok(()) => tracing::info!(%pod, "a dead pod is off the list: others serve its slots"),
-                        Err(error) => tracing::debug!(%error, %pod, "a dead pod stays on the list for now"),
-                    }
-                });
+        let Some(serving) = serving_all(&self.slots).filter(|_| self.retire_next <= now) else { return };
+        self.retire_next = now + RETIRE;
+        let lives = |pod: &PodId| view.peer(*pod).is_some_and(|peer| peer.dead.is_none());
+        let known: HashSet<PodId> =
+            view.peers.iter().map(|peer| peer.pod).filter(lives).chain(serving).collect();
+        let store = self.store.clone();
+        tokio::spawn(async move {
+            // The next time is soon.
+            let Ok(silent) = store.silent_pods().await else { return };
+            for pod in silent.into_iter().filter(|pod| !known.contains(pod)) {
+                match store.retire_pod(pod).await {
+                    Ok(()) => tracing::info!(%pod, "a silent pod is off the list: others serve its slots"),
+                    Err(error) => tracing::debug!(%error, %pod, "a silent pod stays on the list for now"),
+                }
             }
-        }
+        });
     }
 
     fn set(&mut self, slot: u16, state: State) {
@@ -561,9 +560,9 @@ impl Owners {
     }
 }
 
-/// Whether each slot is known to be another pod's than this one.
-fn others_serve_all(slots: &[Slot], pod: PodId) -> bool {
-    slots.iter().all(|slot| slot.owner.is_some_and(|(owner, _)| owner != pod))
+/// Who serves the slots, if that is known of each.
+fn serving_all(slots: &[Slot]) -> Option<HashSet<PodId>> {
+    slots.iter().map(|slot| slot.owner.map(|(pod, _)| pod)).collect()
 }
 
 #[cfg(test)]
@@ -571,7 +570,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_dead_pod_is_retired_once_every_slot_is_known_to_be_anothers() {
+    fn pods_that_serve_are_known_once_each_slot_has_an_owner() {
         let pod = |byte| PodId::from_bytes([byte; 16]);
         let slot = |owner: Option<PodId>| Slot {
             state: State::Elsewhere,
@@ -581,12 +580,12 @@ mod tests {
             giver: None,
             not_before: None,
         };
-        let dead = pod(9);
-        assert!(others_serve_all(&[slot(Some(pod(1))), slot(Some(pod(2)))], dead));
-        assert!(!others_serve_all(&[slot(Some(pod(1))), slot(Some(dead))], dead), "it may still serve one");
-        assert!(
-            !others_serve_all(&[slot(Some(pod(1))), slot(None)], dead),
-            "nobody said who serves this one"
+        let all = serving_all(&[slot(Some(pod(1))), slot(Some(pod(2))), slot(Some(pod(1)))]);
+        assert_eq!(all, Some(HashSet::from([pod(1), pod(2)])));
+        assert_eq!(
+            serving_all(&[slot(Some(pod(1))), slot(None)]),
+            None,
+            "nobody said who serves one of them"
         );
     }
 }

@@ -123,6 +123,7 @@ pub(crate) async fn pods_are_listed_while_they_say_so(store: Store) {
     store.announce_pod(&PodRecord { draining: true, ..pod_record(1, 2) }, DEADLINE).await.expect("announced");
     eventually("the silent one is gone", || async { pods(&store).await.len() == 1 }).await;
     assert_eq!(pods(&store).await, [PodRecord { draining: true, ..pod_record(1, 2) }]);
+    assert_eq!(store.silent_pods().await.expect("an answer"), [pod(2)]);
     store.announce_pod(&pod_record(2, 2), DEADLINE).await.expect("announced again");
     assert_eq!(pods(&store).await.len(), 2);
     store.retire_pod(pod(1)).await.expect("retired");
