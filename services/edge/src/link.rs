@@ -82,6 +82,8 @@ pub(crate) enum Lookup {
 #[derive(Debug)]
 pub(crate) struct AdoptedSlot {
     pub(crate) slot: u16,
+    /// Which adoption it was among all of this process, in rising order.
+    pub(crate) adoption: u64,
     pub(crate) generation: u32,
     pub(crate) writer: Sink,
     pub(crate) sessions: Vec<SessionState>,
@@ -110,9 +112,9 @@ pub(crate) struct Kept {
 #[derive(Debug)]
 pub(crate) enum SlotNews {
     /// A group is final.
-    Settled { slot: u16, group: Group },
-    /// The slot has another owner, or nobody knows what is committed. Nothing follows.
-    Lost { slot: u16 },
+    Settled { slot: u16, adoption: u64, group: Group },
+    /// The slot has another owner, or nobody knows what is committed. Nothing follows of this adoption.
+    Lost { slot: u16, adoption: u64 },
 }
 
 /// What the cluster is told by shards: at most one message for each slot that it gave away.

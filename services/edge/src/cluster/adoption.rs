@@ -53,11 +53,11 @@ pub(super) async fn blocking_outcome<T: Send + 'static>(
 }
 
 /// A slot that was adopted, for its shard.
-pub(super) fn for_the_shard(slot: u16, adopted: Adopted, damaged: bool) -> AdoptedSlot {
+pub(super) fn for_the_shard(slot: u16, adoption: u64, adopted: Adopted, damaged: bool) -> AdoptedSlot {
     let Adopted { writer, generation, sessions, read, snapshot_discarded, .. } = adopted;
     tracing::info!(slot, generation, sessions = sessions.len(), read, "slot adopted");
     let snapshot_discarded = snapshot_discarded || damaged;
-    AdoptedSlot { slot, generation, writer: Sink::Slot(writer), sessions, snapshot_discarded }
+    AdoptedSlot { slot, adoption, generation, writer: Sink::Slot(writer), sessions, snapshot_discarded }
 }
 
 /// A snapshot that is there and is none.
@@ -106,6 +106,8 @@ pub(super) fn give_back(readers: &Mutex<Vec<LedgerReader>>, reader: LedgerReader
 /// Brings a slot's groups back to its shard.
 pub(super) struct Settle {
     pub(super) slot: u16,
+    /// A writer that was given up may have something to say when the next one is there already.
+    pub(super) adoption: u64,
     pub(super) news: SyncSender<SlotNews>,
     pub(super) waker: ShardWaker,
     pub(super) peers: PeersHandle,
@@ -125,12 +127,12 @@ impl SlotSettle for Settle {
         if group.outcomes().any(|(_, outcome)| outcome == Outcome::Committed) {
             self.peers.kafka_answered();
         }
-        self.tell(SlotNews::Settled { slot: self.slot, group });
+        self.tell(SlotNews::Settled { slot: self.slot, adoption: self.adoption, group });
     }
 
     fn lost(&mut self, why: SlotLost) {
         tracing::warn!(slot = self.slot, error = %why, "a slot's writer is at its end");
-        self.tell(SlotNews::Lost { slot: self.slot });
+        self.tell(SlotNews::Lost { slot: self.slot, adoption: self.adoption });
     }
 }
 

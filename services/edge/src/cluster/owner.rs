@@ -89,6 +89,8 @@ pub(super) struct Owners {
     pause: AdoptionPause,
     started: Instant,
     adopting: usize,
+    /// Begun so far.
+    adoptions: u64,
     /// The question to Kafka that is on its way.
     asking: Option<tokio::task::JoinHandle<()>>,
     /// Who waits for the end of the drain.
@@ -140,6 +142,7 @@ impl Owners {
             pause: AdoptionPause::new(slots),
             started: now(),
             adopting: 0,
+            adoptions: 0,
             asking: None,
             drained: None,
             retire_next: now(),
@@ -485,13 +488,15 @@ impl Owners {
     fn begin(&mut self, slot: u16, done: mpsc::Sender<AdoptionResult>) {
         self.set(slot, State::Adopting);
         self.adopting += 1;
+        self.adoptions += 1;
+        let adoption = self.adoptions;
         let Some(port) = self.shards.get(usize::from(self.shard_of(slot))) else { return };
-        let settle =
-            Settle { slot, news: port.news.clone(), waker: port.waker.clone(), peers: self.peers.clone() };
+        let (news, waker) = (port.news.clone(), port.waker.clone());
+        let settle = Settle { slot, adoption, news, waker, peers: self.peers.clone() };
         let owner = Owner { pod: *self.me.as_bytes(), address: self.peers.address().to_owned() };
         let (bus, readers) = (self.bus.clone(), Arc::clone(&self.readers));
         let store = self.store.clone();
-        let adoption = async move {
+        let adopting = async move {
             let found = find_snapshot(&store, slot).await;
             let damaged = found.is_err();
             #[cfg_attr(
@@ -502,7 +507,8 @@ impl Owners {
                 Ledgers::Kafka(bus) => bus,
                 #[cfg(test)]
                 Ledgers::Simulated(ledgers) => {
-                    return Ok(ledgers.adopt(slot, &owner, found.unwrap_or_default(), settle).await?);
+                    let adopted = ledgers.adopt(slot, &owner, found.unwrap_or_default(), settle).await?;
+                    return Ok(AdoptedSlot { adoption, ..adopted });
                 }
             };
             blocking_outcome(move || {
@@ -511,13 +517,13 @@ impl Owners {
                 let adopted = adopt(&bus, slot, &owner, snapshot, &mut reader, settle, ADOPTION)?;
                 // One that failed may be in a state that the next adoption should not start from.
                 give_back(&readers, reader);
-                Ok(for_the_shard(slot, adopted, damaged))
+                Ok(for_the_shard(slot, adoption, adopted, damaged))
             })
             .await
         };
         tokio::spawn(async move {
             // The task is gone only when the process ends.
-            let _ = done.send((slot, outcome(adoption).await)).await;
+            let _ = done.send((slot, outcome(adopting).await)).await;
         });
     }
 

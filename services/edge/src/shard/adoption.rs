@@ -12,10 +12,11 @@ use crate::link::{AdoptedSlot, SlotNews, ToCluster};
 impl<P: Provider> Shard<P> {
     /// Serves a slot from now on.
     pub(super) fn adopt(&mut self, adopted: AdoptedSlot) {
-        let AdoptedSlot { slot, generation, writer, sessions, snapshot_discarded } = adopted;
+        let AdoptedSlot { slot, adoption, generation, writer, sessions, snapshot_discarded } = adopted;
         let records = Records::new(writer, self.core.encoder.clone(), &self.core.config.limits);
         let progress = Progress::new(self.core.now, sessions.len());
-        self.core.slots.insert(Owned { slot, generation, records, leaving: None, behind: false, progress });
+        let owned = Owned { slot, adoption, generation, records, leaving: None, behind: false, progress };
+        let is_ours = self.core.slots.insert(owned);
         self.core.counts.one(Count::SlotsAdopted);
         if snapshot_discarded {
             self.core.counts.one(Count::SnapshotsDiscarded);
@@ -23,14 +24,27 @@ impl<P: Provider> Shard<P> {
         if let Some(udp) = &mut self.udp {
             udp.adopt(&self.core, sessions);
         }
+        if !is_ours {
+            self.lose(slot);
+        }
+    }
+
+    fn lose(&mut self, slot: u16) {
+        self.core.counts.one(Count::SlotsLost);
+        self.give_up(slot);
+        self.tell_cluster(ToCluster::Lost { slot });
     }
 
     /// Takes back the groups that the writers of slots are through with.
     pub(super) fn settle_slots(&mut self) {
         while let Ok(news) = self.inputs.slots.try_recv() {
             match news {
-                SlotNews::Settled { slot, group } => {
-                    let Some(owned) = self.core.slots.get_mut(slot) else { continue };
+                SlotNews::Settled { slot, adoption, group } => {
+                    let Some(owned) =
+                        self.core.slots.get_mut(slot).filter(|owned| owned.adoption == adoption)
+                    else {
+                        continue;
+                    };
                     owned.progress.settled(group.snapshot_offset(), group.len());
                     owned.behind = false;
                     let batch = owned.records.take_back(group);
@@ -47,11 +61,8 @@ impl<P: Provider> Shard<P> {
                         owned.records.reuse(batch);
                     }
                 }
-                SlotNews::Lost { slot } => {
-                    self.core.counts.one(Count::SlotsLost);
-                    self.give_up(slot);
-                    self.tell_cluster(ToCluster::Lost { slot });
-                }
+                SlotNews::Lost { slot, adoption } if self.core.slots.is_of(slot, adoption) => self.lose(slot),
+                SlotNews::Lost { slot, adoption } => self.core.slots.lost_elsewhere(slot, adoption),
             }
         }
     }

@@ -3,6 +3,8 @@
 //! The slots that this shard serves, each with the records of its sessions. A shard that shares its sessions with nobody has one slot, of
 //! its own number, whose records go with all others.
 
+use std::collections::HashMap;
+
 use usmp::{Duration, Instant};
 
 use super::records::Records;
@@ -11,6 +13,8 @@ use super::snapshots::Progress;
 /// A slot of this shard.
 pub(crate) struct Owned {
     pub(crate) slot: u16,
+    /// By which adoption; what a writer says is of one of them.
+    pub(crate) adoption: u64,
     /// Owners that its journal has had.
     pub(crate) generation: u32,
     pub(crate) records: Records,
@@ -59,12 +63,21 @@ pub(crate) enum Slots {
         owned: Vec<Owned>,
         /// Where the next session is born: a turn for each.
         next: usize,
+        /// What was heard of each slot's adoptions.
+        heard: HashMap<u16, Heard>,
     },
 }
 
+/// The last adoption of a slot that came here, and the last one that was lost before it came.
+#[derive(Debug, Default)]
+pub(crate) struct Heard {
+    came: u64,
+    lost: u64,
+}
+
 impl Slots {
-    pub(crate) const fn shared() -> Self {
-        Self::Shared { owned: Vec::new(), next: 0 }
+    pub(crate) fn shared() -> Self {
+        Self::Shared { owned: Vec::new(), next: 0, heard: HashMap::new() }
     }
 
     pub(crate) const fn are_shared(&self) -> bool {
@@ -93,9 +106,27 @@ impl Slots {
         self.owned_mut().iter_mut().find(|owned| owned.slot == slot)
     }
 
-    pub(crate) fn insert(&mut self, new: Owned) {
-        if let Self::Shared { owned, .. } = self {
-            owned.push(new);
+    /// Serves one more slot; `false` when it was lost before it came here.
+    pub(crate) fn insert(&mut self, new: Owned) -> bool {
+        let Self::Shared { owned, heard, .. } = self else { return true };
+        let heard = heard.entry(new.slot).or_default();
+        heard.came = new.adoption;
+        let is_lost = heard.lost == new.adoption;
+        owned.push(new);
+        !is_lost
+    }
+
+    /// Whether a slot is served by the writer of this adoption. A writer that was given up may speak when the next one is here already.
+    pub(crate) fn is_of(&self, slot: u16, adoption: u64) -> bool {
+        self.get(slot).is_some_and(|owned| owned.adoption == adoption)
+    }
+
+    /// A slot of which this adoption is lost is not served here, or not yet.
+    pub(crate) fn lost_elsewhere(&mut self, slot: u16, adoption: u64) {
+        let Self::Shared { heard, .. } = self else { return };
+        let heard = heard.entry(slot).or_default();
+        if adoption > heard.came {
+            heard.lost = adoption;
         }
     }
 
@@ -107,7 +138,7 @@ impl Slots {
 
     /// Where a session can be born now: a slot that stays, has room to journal it, and whose ledger is not known to be behind.
     pub(crate) fn birthplace(&mut self) -> Option<u16> {
-        let Self::Shared { owned, next } = self else { return None };
+        let Self::Shared { owned, next, .. } = self else { return None };
         for _ in 0..owned.len() {
             *next = (*next + 1) % owned.len();
             if let Some(found) = owned.get(*next)
@@ -140,7 +171,11 @@ pub(crate) fn records_of<'a>(
 
 #[cfg(test)]
 mod tests {
+    use sluice_bus::{EventEncoder, EventFormat};
+
     use super::*;
+    use crate::config::LimitsConfig;
+    use crate::shard::Sink;
 
     #[test]
     fn a_slot_that_leaves_waits_a_moment_for_the_rest_of_a_message() {
@@ -154,5 +189,34 @@ mod tests {
         assert!(leaving.is_finishing(at(499)) && !leaving.is_finishing(at(500)));
         let lost = Leaving::from(at(7), at(7));
         assert!(lost.goes(at(7), false, || true) && !lost.is_finishing(at(7)), "it has another owner");
+    }
+
+    fn owned(slot: u16, adoption: u64) -> Owned {
+        let encoder = EventEncoder::new(EventFormat::Protobuf).expect("the messages are known");
+        let records = Records::new(Sink::Stalled, encoder, &LimitsConfig::default());
+        let progress = Progress::new(Instant::ZERO, 0);
+        Owned { slot, adoption, generation: 1, records, leaving: None, behind: false, progress }
+    }
+
+    #[test]
+    fn what_an_earlier_writer_of_a_slot_says_is_not_taken_for_the_later_ones() {
+        let mut slots = Slots::shared();
+        assert!(slots.insert(owned(3, 1)));
+        assert!(slots.is_of(3, 1) && !slots.is_of(3, 2) && !slots.is_of(4, 1));
+        slots.remove(3);
+        assert!(slots.insert(owned(3, 5)));
+        assert!(slots.is_of(3, 5) && !slots.is_of(3, 1));
+        slots.lost_elsewhere(3, 1);
+        slots.remove(3);
+        assert!(slots.insert(owned(3, 6)), "the loss of an earlier one is none of this one's");
+    }
+
+    #[test]
+    fn an_adoption_that_was_lost_before_it_came_is_known_to_be() {
+        let mut slots = Slots::shared();
+        slots.lost_elsewhere(3, 2);
+        assert!(!slots.insert(owned(3, 2)));
+        slots.remove(3);
+        assert!(slots.insert(owned(3, 3)));
     }
 }

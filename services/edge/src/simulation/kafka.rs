@@ -338,7 +338,7 @@ impl Ledgers {
                 self.kafka.0.tally.one("slot adopted");
                 self.kafka.0.tally.add("sessions read from a ledger", sessions.len() as u64);
                 let writer = Sink::Simulated(SlotWriter(inbox));
-                Ok(AdoptedSlot { slot, generation, writer, sessions, snapshot_discarded })
+                Ok(AdoptedSlot { slot, adoption: 0, generation, writer, sessions, snapshot_discarded })
             }
         }
     }
