@@ -28,7 +28,7 @@ pub enum ConfigError {
     #[error("bus.linger is {0:?}: give it at most 200ms, devices wait for it")]
     Linger(Duration),
     /// Too few or too many slots.
-    #[error("bus.slots is {0}: give it 1 to 1024, at least twice the largest number of pods")]
+    #[error("bus.slots is {0}: give it 1 to 1024, at least eight times the largest number of pods")]
     Slots(u16),
     /// Too long a wait between commits.
     #[error("bus.group_interval is {0:?}: give it at most 500ms, devices wait for it")]
