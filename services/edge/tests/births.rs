@@ -84,6 +84,13 @@ fn without_kafka_there_is_no_session_ok_and_with_it_the_same_proof_opens_a_sessi
         device.prove();
         eventually("refused", || count(Count::DroppedNotJournaled) == tries);
     }
+    // Every slot was too late by now, so a proof is refused at once and none waits.
+    let refused = count(Count::DroppedNotJournaled);
+    for _ in 0..2 {
+        device.prove();
+    }
+    eventually("both are refused", || count(Count::DroppedNotJournaled) == refused + 2);
+    assert_eq!(count(Count::DroppedPending), 0, "proofs that came while another waited");
     device.hears_nothing();
 
     pods.broker.set_available(true).expect("a broker");
