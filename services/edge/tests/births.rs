@@ -111,13 +111,14 @@ fn repeats_of_a_proof_that_waits_open_one_session_and_do_not_lose_its_answer() {
     let count = |count| pod.handle().count(count);
     let device = Proving::begin(address);
     pods.broker.set_available(false).expect("a broker");
-    for _ in 0..3 {
+    // The first ones may come before its keys do.
+    eventually("repeats find it waiting", || {
         device.prove();
-    }
+        count(Count::DroppedPending) >= 2
+    });
     // A stranger's, from the same address.
     let wrong = device.attempt.hello_ack(2, b"another key of 32 bytes or more..", &device.challenge);
     device.socket.send(&wrong).expect("loopback");
-    eventually("the repeats are seen", || count(Count::DroppedPending) == 2);
     eventually("the wrong one is, too", || count(Count::DroppedProof) == 1);
     device.hears_nothing();
 
@@ -135,9 +136,10 @@ fn a_slot_that_goes_before_it_heard_of_a_session_opens_none() {
     let handle = first.handle();
     let device = Proving::begin(handle.addresses().udp.expect("listening"));
     pods.broker.set_available(false).expect("a broker");
-    device.prove();
-    device.prove();
-    eventually("the proof waits", || handle.count(Count::DroppedPending) == 1);
+    eventually("the proof waits", || {
+        device.prove();
+        handle.count(Count::DroppedPending) > 0
+    });
 
     // Its slots go to the other pod, with whatever is open in them.
     let drained = pods.runtime.spawn(first.drain());
