@@ -392,6 +392,14 @@ fn a_hundred_crashes_leave_nothing_behind() {
         });
         (parent, worker)
     };
+    // While a worker hands its sockets over, the parent has those of the one before, too.
+    let kept = || {
+        eventually("the parent has the sockets of three shards, and the one to the worker", || {
+            let open = Edge::descriptors(edge.id());
+            open.iter().filter(|name| name.starts_with("socket:")).count() == 4
+        });
+    };
+    kept();
     let before = sockets(&edge);
     for _ in 0..100 {
         edge.kill_worker();
@@ -399,11 +407,13 @@ fn a_hundred_crashes_leave_nothing_behind() {
     }
     let ready = edge.logged("ready");
     eventually("the last worker serves", || edge.logged("ready") > ready);
+    kept();
     let open = Edge::descriptors(edge.id());
     assert_eq!(before.0, open.len(), "{open:?}");
-    // The three shards', and the one to the worker.
-    assert_eq!(open.iter().filter(|name| name.starts_with("socket:")).count(), 4, "{open:?}");
-    eventually("the worker has as many descriptors as the first one", || sockets(&edge).1 == before.1);
+    // Its own connections come and go; what each crash leaves behind would show a hundred times.
+    eventually("the worker has about as many descriptors as the first one", || {
+        sockets(&edge).1 < before.1 + 50
+    });
     let status = std::fs::read_to_string(format!("/proc/{}/status", edge.id())).expect("it lives");
     let figures =
         status.lines().filter(|line| ["VmRSS", "RssAnon", "Threads"].iter().any(|l| line.starts_with(l)));
