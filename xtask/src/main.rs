@@ -2,6 +2,7 @@
 
 mod alone;
 mod arrows;
+mod beside;
 mod claims;
 mod docs;
 mod env;
@@ -34,6 +35,11 @@ enum Task {
     },
     /// Install and start what the tests need, and run all of them
     Test(test::Options),
+    /// Build the edge of an earlier revision, which long tests run beside this one, and print where it is
+    Beside {
+        /// By default the last tag before this revision
+        revision: Option<String>,
+    },
     /// Print the features that checks are made with, for cargo's `--features`
     Features,
     /// Check that crates depend on each other in the allowed directions only
@@ -74,6 +80,7 @@ fn run(task: Task) -> Result<()> {
     match task {
         Task::Env { api_server } => env::run(api_server),
         Task::Test(options) => test::run(&options),
+        Task::Beside { revision } => beside::build(revision.as_deref()).map(|_| ()),
         Task::Features => test::print_features(),
         Task::Arrows => arrows::run(),
         Task::Alone => alone::run(),

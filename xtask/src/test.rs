@@ -11,7 +11,7 @@ use cargo_metadata::MetadataCommand;
 use clap::Args;
 use sluice_test_env::{Kafka, KafkaOptions, Redis};
 
-use crate::{env, junit, source};
+use crate::{beside, env, junit, source};
 
 /// Features the tests are built with, in every crate that has them.
 const FEATURES: [&str; 3] = ["aws-lc", "backends", "kafka-tls"];
@@ -24,6 +24,9 @@ pub(crate) struct Options {
     /// Also run the long tests
     #[arg(long)]
     long: bool,
+    /// The revision whose edge long tests run beside this one; by default the last tag before this revision
+    #[arg(long, value_name = "REVISION", requires = "long")]
+    beside: Option<String>,
     /// Also install the chart on a real API server of Kubernetes (the first time, building one takes minutes)
     #[arg(long)]
     api_server: bool,
@@ -50,12 +53,20 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let more: Vec<_> = flags.into_iter().filter_map(|(on, feature)| on.then_some(feature)).collect();
     let profile = profile(&more)?;
     timed(&mut times, "build", || build(&profile))?;
+    let beside = if options.long {
+        Some(timed(&mut times, "build of an earlier edge", || beside::build(options.beside.as_deref()))?)
+    } else {
+        None
+    };
     let servers = if options.no_servers {
         Servers::default()
     } else {
         timed(&mut times, "start of shared servers", start)?
     };
-    let with_servers = |command: &mut std::process::Command| {
+    let with_environment = |command: &mut std::process::Command| {
+        if let Some(edge) = &beside {
+            command.env(beside::VARIABLE, edge);
+        }
         if let Some(redis) = &servers.redis {
             command.env("SLUICE_TEST_REDIS", redis.url());
         }
@@ -72,7 +83,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     }
     let status = timed(&mut times, "tests", || {
         let mut command = source::cargo()?;
-        with_servers(command.args(["nextest", "run"]).args(&profile).args(&options.nextest));
+        with_environment(command.args(["nextest", "run"]).args(&profile).args(&options.nextest));
         command.status().context("cannot run cargo nextest")
     })?;
     let text = fs::read_to_string(&report)
