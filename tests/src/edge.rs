@@ -4,6 +4,7 @@ use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -24,6 +25,7 @@ const START_LIMIT: Duration = Duration::from_secs(30);
 pub struct EdgeOptions {
     overrides: Vec<(String, Value)>,
     without_parent: bool,
+    program: Option<PathBuf>,
 }
 
 impl EdgeOptions {
@@ -31,6 +33,13 @@ impl EdgeOptions {
     #[must_use]
     pub fn with(mut self, key: &str, value: impl Into<Value>) -> Self {
         self.overrides.push((key.to_owned(), value.into()));
+        self
+    }
+
+    /// Starts this program instead of the edge that was built with the tests.
+    #[must_use]
+    pub fn of_program(mut self, program: &Path) -> Self {
+        self.program = Some(program.to_owned());
         self
     }
 
@@ -48,8 +57,8 @@ pub struct Edge {
     process: Process,
     command: Vec<String>,
     log: PathBuf,
-    devices: Port,
-    admin: Port,
+    devices: Arc<Port>,
+    admin: Arc<Port>,
 }
 
 impl Edge {
@@ -58,17 +67,15 @@ impl Edge {
     /// # Errors
     /// The binary is not built (the text says what to run), or does not become ready; the text has the end of its log.
     pub fn start(world: &World, options: &EdgeOptions) -> Result<Self> {
-        let (devices, admin) = (Port::claim()?, Port::claim()?);
+        let (devices, admin) = (Arc::new(Port::claim()?), Arc::new(Port::claim()?));
         let name = unique("edge");
         let config = world.file(&format!("{name}.toml"));
         let text = toml::to_string(&table(world, options, &devices, &admin)?).context("no TOML")?;
         std::fs::write(&config, text).context("cannot write the edge's settings")?;
         let log = world.file(&format!("{name}.log"));
-        let mut command = vec![
-            program("sluice-edge")?.display().to_string(),
-            "--config".to_owned(),
-            config.display().to_string(),
-        ];
+        let binary = options.program.clone().map_or_else(|| program("sluice-edge"), Ok)?;
+        let mut command =
+            vec![binary.display().to_string(), "--config".to_owned(), config.display().to_string()];
         command.extend(options.without_parent.then(|| "--no-parent".to_owned()));
         let process = spawn(&command, &log)?;
         let mut edge = Self { process, command, log, devices, admin };
@@ -84,6 +91,20 @@ impl Edge {
         self.kill();
         self.process = spawn(&self.command, &self.log)?;
         self.wait_ready()
+    }
+
+    /// Starts this program where an edge has ended: with the same file of settings, on the same ports, and with a log of its own.
+    ///
+    /// # Errors
+    /// It does not become ready.
+    pub fn succeeded_by(&self, program: &Path, log: &Path) -> Result<Self> {
+        let mut command = self.command.clone();
+        *command.first_mut().context("no command")? = program.display().to_string();
+        let (log, process) = (log.to_owned(), spawn(&command, log)?);
+        let (devices, admin) = (Arc::clone(&self.devices), Arc::clone(&self.admin));
+        let mut edge = Self { process, command, log, devices, admin };
+        edge.wait_ready()?;
+        Ok(edge)
     }
 
     /// Kills parent and worker at once (SIGKILL), as the loss of their node would; its ports stay claimed.
@@ -292,6 +313,19 @@ pub fn program(name: &str) -> Result<PathBuf> {
         );
     }
     Ok(binary)
+}
+
+/// The edge of an earlier release.
+///
+/// # Errors
+/// Nobody says where it is; the message says what to run.
+pub fn program_beside() -> Result<PathBuf> {
+    let path = std::env::var_os("SLUICE_TEST_EDGE_BESIDE").filter(|path| !path.is_empty());
+    let path = path.map(PathBuf::from).filter(|path| path.is_file());
+    path.context(
+        "SLUICE_TEST_EDGE_BESIDE names no program: `cargo xtask beside` builds the edge of an earlier revision and says where it is \
+         (`cargo xtask test --long` does so by itself)",
+    )
 }
 
 fn table(world: &World, options: &EdgeOptions, devices: &Port, admin: &Port) -> Result<Table> {

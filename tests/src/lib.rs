@@ -23,7 +23,7 @@ mod world;
 
 pub use balancer::{BackendCounts, Balancer, BalancerCounts, Recovery};
 pub use clock::{now, wait_for};
-pub use edge::{Edge, EdgeOptions, program};
+pub use edge::{Edge, EdgeOptions, program, program_beside};
 pub use line::{Condition, Line};
 pub use relay::Relay;
 pub use sdk::{

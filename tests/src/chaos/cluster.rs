@@ -1,12 +1,16 @@
 //! Several edges as one, and what can be done to them.
 
 use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::fs;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::process::ExitStatus;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use nix::sys::signal::Signal;
+use sluice_bus::{TailedRecord, Topic};
 use sluice_store::RedisConfig;
 use sluice_test_env::{Kafka, Redis};
 
@@ -19,7 +23,7 @@ use crate::world::World;
 use super::wiring::{Lines, Reaches, Wiring};
 
 /// How long slots may need to come to rest, on a busy machine.
-const REST_LIMIT: Duration = Duration::from_secs(30);
+const REST_LIMIT: Duration = Duration::from_secs(60);
 
 const REST: Duration = Duration::from_secs(2);
 
@@ -55,14 +59,57 @@ pub struct Cluster {
     wiring: Option<Wiring>,
 }
 
+type Adopted = BTreeMap<u16, u32>;
+
+/// A slot that a pod adopted, as it logged it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Adoption {
+    /// Which.
+    pub slot: u16,
+    /// One more with each adoption.
+    pub generation: u32,
+    /// Who.
+    pub pod: usize,
+    /// Sessions in it.
+    pub sessions: u32,
+}
+
 #[derive(Debug)]
 struct Pod {
     edge: Edge,
     lines: Option<Lines>,
     /// Whether it is there and goes on.
     runs: bool,
+    /// What it had adopted, if it is gone for good: a slot, and in which generation.
+    ended: Option<Adopted>,
     /// Lines in its log at the last fault.
     logged: usize,
+}
+
+impl Pod {
+    /// The slots it adopted so far, each with the last generation.
+    fn adopted(&self) -> Result<Adopted> {
+        if let Some(adopted) = &self.ended {
+            return Ok(adopted.clone());
+        }
+        let mut adopted = Adopted::new();
+        for Adoption { slot, generation, .. } in self.adoptions(0)? {
+            let known = adopted.entry(slot).or_insert(generation);
+            *known = (*known).max(generation);
+        }
+        Ok(adopted)
+    }
+
+    fn adoptions(&self, pod: usize) -> Result<Vec<Adoption>> {
+        let read = |line: &str| {
+            let slot = u16::try_from(field(line, "slot")?).ok()?;
+            let (generation, sessions) = (field(line, "generation")?, field(line, "sessions")?);
+            Some(Adoption { slot, generation, pod, sessions })
+        };
+        let log = self.edge.log()?;
+        let lines = log.lines().filter(|line| line.contains("slot adopted"));
+        lines.map(|line| read(line).context("a line of another form")).collect()
+    }
 }
 
 impl Cluster {
@@ -132,9 +179,23 @@ impl Cluster {
             None => (options, None),
         };
         let edge = Edge::start(&self.world, &options)?;
-        self.pods.push(Pod { edge, lines, runs: true, logged: 0 });
+        self.pods.push(Pod { edge, lines, runs: true, ended: None, logged: 0 });
         self.tell_balancer();
         Ok(self.pods.len() - 1)
+    }
+
+    /// Starts this program in the place of a pod that has ended: with its file of settings, at its address. Returns the number of the new
+    /// pod, which the balancer finds healthy once it is ready.
+    ///
+    /// # Errors
+    /// It does not become ready.
+    pub fn replace(&mut self, number: usize, program: &Path) -> Result<usize> {
+        let comes = self.pods.len();
+        let edge =
+            self.pods[number].edge.succeeded_by(program, &self.world.file(&format!("pod-{comes}.log")))?;
+        self.pods.push(Pod { edge, lines: None, runs: true, ended: None, logged: 0 });
+        self.tell_balancer();
+        Ok(comes)
     }
 
     /// Hurts, or mends, what these pods reach. [`Balancer::recoveries`] counts from here; all pods stay healthy for the balancer.
@@ -209,6 +270,7 @@ impl Cluster {
     pub fn kill(&mut self, number: usize) {
         self.pods[number].edge.kill();
         self.fault(number);
+        self.end(number);
     }
 
     /// SIGSTOP, as a node that hangs; the balancer hears of it at once.
@@ -243,7 +305,15 @@ impl Cluster {
         self.balancer.set_draining(&self.healthy(), kept);
         let status = self.pods[number].edge.terminate(limit)?;
         self.tell_balancer();
+        self.end(number);
         Ok(status)
+    }
+
+    /// A pod is gone for good: its log need not be read over and over.
+    fn end(&mut self, number: usize) {
+        let pod = &mut self.pods[number];
+        // If the log cannot be read now, it is asked again, and who asks is told.
+        pod.ended = pod.adopted().ok();
     }
 
     fn fault(&mut self, number: usize) {
@@ -259,7 +329,7 @@ impl Cluster {
     }
 
     fn note(&mut self, what: &str) {
-        for pod in &mut self.pods {
+        for pod in self.pods.iter_mut().filter(|pod| pod.ended.is_none()) {
             // Only what is printed depends on it.
             pod.logged = pod.edge.log().map_or(0, |log| log.lines().count());
         }
@@ -281,10 +351,7 @@ impl Cluster {
     pub fn owners(&self) -> Result<BTreeMap<u16, usize>> {
         let mut owners = BTreeMap::<u16, (u32, usize)>::new();
         for (number, pod) in self.pods.iter().enumerate() {
-            for line in pod.edge.log()?.lines().filter(|line| line.contains("slot adopted")) {
-                let slot = field(line, "slot").and_then(|slot| u16::try_from(slot).ok());
-                let (slot, generation) =
-                    slot.zip(field(line, "generation")).context("a line of another form")?;
+            for (slot, generation) in pod.adopted()? {
                 let known = owners.entry(slot).or_insert((generation, number));
                 *known = (*known).max((generation, number));
             }
@@ -297,7 +364,20 @@ impl Cluster {
     /// # Errors
     /// Its log cannot be read.
     pub fn adoptions(&self, number: usize) -> Result<usize> {
-        Ok(self.pods[number].edge.log()?.lines().filter(|line| line.contains("slot adopted")).count())
+        Ok(self.pods[number].adoptions(number)?.len())
+    }
+
+    /// All adoptions so far: slot by slot, in the order of generations.
+    ///
+    /// # Errors
+    /// A log cannot be read.
+    pub fn all_adoptions(&self) -> Result<Vec<Adoption>> {
+        let mut all = Vec::new();
+        for (number, pod) in self.pods.iter().enumerate() {
+            all.extend(pod.adoptions(number)?);
+        }
+        all.sort_unstable();
+        Ok(all)
     }
 
     /// Prints what the pods logged of each other and of their slots since the balancer was told of the last fault.
@@ -311,6 +391,42 @@ impl Cluster {
                     eprintln!("pod {number}: {line}");
                 }
             }
+        }
+        Ok(())
+    }
+
+    /// Copies everything that tells what happened to `folder`: settings and logs of the pods, and all that is committed in the topics of
+    /// telemetry and of the ledger, a line a record.
+    ///
+    /// # Errors
+    /// A file cannot be written, or Kafka is not reached.
+    pub fn keep(&self, folder: &Path) -> Result<()> {
+        fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
+        for entry in fs::read_dir(self.world.folder()).context("no folder of the pods")? {
+            let file = entry.context("no folder of the pods")?.path();
+            let name = file.file_name().context("a file has a name")?.to_string_lossy().into_owned();
+            if [".log", ".toml"].iter().any(|end| name.ends_with(end)) {
+                fs::copy(&file, folder.join(name)).context("cannot copy a pod's file")?;
+            }
+        }
+        for topic in [Topic::Telemetry, Topic::Ledger] {
+            let mut text = String::new();
+            for record in self.world.committed(topic)? {
+                let TailedRecord { partition, offset, timestamp_ms, .. } = &record;
+                let (key, value) = (String::from_utf8_lossy(&record.key), hex::encode(&record.payload));
+                let headers = &record.headers;
+                let id = headers
+                    .iter()
+                    .find(|(name, _)| name == "ce_id")
+                    .map(|(_, id)| String::from_utf8_lossy(id));
+                writeln!(
+                    text,
+                    "{partition}:{offset} {timestamp_ms:?} {key} {} {value}",
+                    id.unwrap_or_default()
+                )?;
+            }
+            let file = folder.join(format!("{}.txt", topic.short_name()));
+            fs::write(&file, text).with_context(|| format!("cannot write {}", file.display()))?;
         }
         Ok(())
     }

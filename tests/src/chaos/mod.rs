@@ -6,11 +6,13 @@
 mod cluster;
 mod fleet;
 mod probe;
+mod releases;
 mod verdict;
 mod wiring;
 
-pub use cluster::{Cluster, ClusterOptions, slot_of};
+pub use cluster::{Adoption, Cluster, ClusterOptions, slot_of};
 pub use fleet::{DeviceLog, Fleet, is_fragmented, number_of, size_of};
 pub use probe::{Probe, Probes, Step};
+pub use releases::{Crossing, not_taken};
 pub use verdict::Verdict;
 pub use wiring::{Reaches, Wiring};

@@ -1,12 +1,15 @@
 //! Pods die, hang, go and come while devices send: what was acknowledged is there once, and the devices' sessions go on.
 
 mod backends;
+#[cfg(feature = "long")]
+mod kills;
+#[cfg(feature = "long")]
+mod restarts;
 
+use std::path::Path;
 use std::time::Duration;
 
 use sluice_bus::Topic;
-#[cfg(feature = "long")]
-use sluice_test_env::{Kafka, KafkaOptions, Redis};
 use sluice_tests::chaos::{Cluster, ClusterOptions, DeviceLog, Fleet, Verdict, size_of};
 use sluice_tests::{
     Device, EdgeOptions, Pending, Recovery, Sdk, StreamPlan, Streamed, Transport, payload, wait_for,
@@ -53,6 +56,19 @@ enum GoesOn {
 
 /// Twenty simulated devices and one official client over UDP on two pods; something happens to them, and all devices get further.
 fn devices_go_on(what: &str, cluster: Cluster, goes_on: GoesOn, happens: impl FnOnce(&mut Cluster, &Fleet)) {
+    devices_and_others_go_on(what, cluster, goes_on, |cluster, devices| {
+        happens(cluster, devices);
+        Vec::new()
+    });
+}
+
+/// The same while other devices come, whose logs what happens gives.
+fn devices_and_others_go_on(
+    what: &str,
+    cluster: Cluster,
+    goes_on: GoesOn,
+    happens: impl FnOnce(&mut Cluster, &Fleet) -> Vec<DeviceLog>,
+) {
     let mut cluster = cluster;
     let fleet = cluster.world().devices(DEVICES + 1).unwrap();
     let (official, simulated) = fleet.split_last().unwrap();
@@ -71,7 +87,7 @@ fn devices_go_on(what: &str, cluster: Cluster, goes_on: GoesOn, happens: impl Fn
     let devices = Fleet::start(simulated, cluster.balancer().address(), INTERVAL).unwrap();
     devices.wait_progress(5, PROGRESS).unwrap();
 
-    happens(&mut cluster, &devices);
+    let others = happens(&mut cluster, &devices);
 
     devices.wait_progress(10, PROGRESS).unwrap();
     print_recoveries(what, &cluster.balancer().recoveries());
@@ -80,9 +96,13 @@ fn devices_go_on(what: &str, cluster: Cluster, goes_on: GoesOn, happens: impl Fn
     let streamed = Streamed::try_from(stream.wait().unwrap()).unwrap();
     let mut logs = devices.stop(PROGRESS).unwrap();
     logs.push(DeviceLog::of_stream(official.id, number, &streamed));
+    logs.extend(others);
     let verdict = Verdict::new(&logs, &cluster.world().committed(Topic::Telemetry).unwrap());
     let counts = cluster.balancer().counts();
     eprintln!("{what}: {verdict}, retransmissions {}, {counts:?}", counts.repeats);
+    if !verdict.is_kept() {
+        keep(what, &cluster);
+    }
     assert!(verdict.is_kept(), "{verdict}");
     let (gone, allowed) = match goes_on {
         GoesOn::Everything => ((verdict.handshakes, verdict.given_up), 0),
@@ -93,6 +113,18 @@ fn devices_go_on(what: &str, cluster: Cluster, goes_on: GoesOn, happens: impl Fn
         gone.0 <= allowed && gone.1 <= allowed,
         "sessions opened anew, and messages given up, that should have gone on: {gone:?}, at most {allowed}: {verdict}"
     );
+}
+
+/// Keeps what tells the cause, where cargo keeps files of tests.
+fn keep(what: &str, cluster: &Cluster) {
+    let name = sluice_test_env::unique(&what.replace(|char: char| !char.is_ascii_alphanumeric(), "-"));
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+    match cluster.keep(&folder) {
+        Ok(()) => {
+            eprintln!("logs of the pods, and the records of the topics, are kept in {}", folder.display())
+        }
+        Err(error) => eprintln!("not everything that tells the cause could be kept: {error:#}"),
+    }
 }
 
 fn two_pods(seed: u64) -> Cluster {
@@ -256,57 +288,4 @@ fn without_a_parent_an_official_client_loses_its_session_to_icmp() {
     let error = format!("{:#}", client.send(b"more").unwrap_err());
     eprintln!("told by ICMP, the client says {error}");
     assert!(error.contains("Stream is closed"), "{error}");
-}
-
-#[cfg(feature = "long")]
-#[test]
-fn a_rolling_restart_loses_and_doubles_nothing() {
-    devices_go_on("rolling restart", two_pods(0xc4a0_0006), GoesOn::Devices, |cluster, devices| {
-        for old in 0..2 {
-            cluster.add().unwrap();
-            cluster.wait_at_rest().unwrap();
-            devices.wait_progress(3, PROGRESS).unwrap();
-            let status = cluster.drain(old, old == 1, DRAIN).unwrap();
-            assert!(status.success(), "{status}: {}", cluster.pod(old).log().unwrap());
-            print_recoveries("one pod drained", &cluster.balancer().recoveries());
-        }
-    });
-}
-
-/// Kills one pod after the other, now the one that has just come, now an older one.
-#[cfg(feature = "long")]
-fn kill(cluster: &mut Cluster, devices: &Fleet, kills: usize) {
-    for kill in 0..kills {
-        cluster.add().unwrap();
-        cluster.wait_at_rest().unwrap();
-        let running = cluster.running();
-        cluster.kill(running[kill % running.len()]);
-        devices.wait_progress(3, PROGRESS).unwrap();
-        print_recoveries("one pod killed", &cluster.balancer().recoveries());
-    }
-}
-
-#[cfg(feature = "long")]
-#[test]
-fn a_hundred_kills_lose_and_double_nothing() {
-    devices_go_on("kills", two_pods(0xc4a0_0007), GoesOn::Devices, |cluster, devices| {
-        kill(cluster, devices, 100);
-    });
-}
-
-#[cfg(feature = "long")]
-#[test]
-fn kills_beside_a_broker_that_dies_lose_and_double_nothing_on_three_nodes() {
-    let redis = Redis::shared().unwrap();
-    let mut kafka = Kafka::start(KafkaOptions { nodes: 3, ..KafkaOptions::default() }).unwrap();
-    let options = ClusterOptions { copies: 3, seed: 0xc4a0_0008, ..ClusterOptions::default() };
-    let cluster = Cluster::on(&redis.url(), &kafka.bootstrap(), options).unwrap();
-    devices_go_on("kills on three nodes", cluster, GoesOn::Devices, |cluster, devices| {
-        kill(cluster, devices, 3);
-        kafka.kill(1).unwrap();
-        devices.wait_progress(3, PROGRESS).unwrap();
-        kill(cluster, devices, 3);
-        kafka.restart(1).unwrap();
-        kill(cluster, devices, 3);
-    });
 }
