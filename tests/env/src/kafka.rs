@@ -1,5 +1,7 @@
 //! Apache Kafka in KRaft mode, one or three combined nodes.
 
+mod counters;
+
 use std::fmt::Write as _;
 use std::fs;
 use std::io::{Read, Write};
@@ -48,11 +50,20 @@ pub struct KafkaOptions {
     pub scram_users: Vec<(String, String)>,
     /// Java heap of each node, in MiB.
     pub heap_mib: u32,
+    /// For figures: both of Java's compilers, as in production, and counters that [`Kafka::requests`] reads. Starts more slowly.
+    pub measured: bool,
 }
 
 impl Default for KafkaOptions {
     fn default() -> Self {
-        Self { nodes: 1, properties: vec![], listeners: vec![], scram_users: vec![], heap_mib: 384 }
+        Self {
+            nodes: 1,
+            properties: vec![],
+            listeners: vec![],
+            scram_users: vec![],
+            heap_mib: 384,
+            measured: false,
+        }
     }
 }
 
@@ -73,6 +84,8 @@ struct Node {
     broker: Port,
     controller: Port,
     listeners: Vec<Listening>,
+    /// Where Java's management answers.
+    counters: Option<Port>,
 }
 
 #[derive(Debug)]
@@ -126,6 +139,7 @@ impl Kafka {
                 broker: Port::claim()?,
                 controller: Port::claim()?,
                 listeners: options.listeners.iter().map(Listening::claim).collect::<Result<_>>()?,
+                counters: options.measured.then(Port::claim).transpose()?,
             });
         }
         let voters = (1..).zip(&nodes).map(|(id, n)| format!("{id}@127.0.0.1:{}", n.controller.number()));
@@ -171,6 +185,17 @@ impl Kafka {
     }
 
     fn java(&self, heap_mib: u32, class: &str, args: &[impl AsRef<str>]) -> Result<Command> {
+        self.java_with(&[], heap_mib, class, args)
+    }
+
+    /// The last of two options that say the same counts.
+    fn java_with(
+        &self,
+        options: &[String],
+        heap_mib: u32,
+        class: &str,
+        args: &[impl AsRef<str>],
+    ) -> Result<Command> {
         let mut command = Command::new(tools::java()?);
         // Short-lived tools and small brokers: the quick compiler and the simplest collector start fastest.
         command.arg(format!("-Xmx{heap_mib}m")).args([
@@ -178,14 +203,15 @@ impl Kafka {
             "-XX:TieredStopAtLevel=1",
             "-Xshare:auto",
         ]);
-        command.arg("-cp").arg(format!("{}/*", self.libs.display())).arg(class);
+        command.args(options).arg("-cp").arg(format!("{}/*", self.libs.display())).arg(class);
         command.args(args.iter().map(AsRef::as_ref)).current_dir(self.dir.path());
         Ok(command)
     }
 
     fn spawn(&mut self, index: usize) -> Result<()> {
         let config = self.node(index)?.dir.join("server.properties").display().to_string();
-        let command = self.java(self.heap_mib, "kafka.Kafka", &[config])?;
+        let options = self.node(index)?.counters.as_ref().map(counters::java_options).unwrap_or_default();
+        let command = self.java_with(&options, self.heap_mib, "kafka.Kafka", &[config])?;
         let node = &mut self.nodes[index];
         node.process = Some(Process::spawn_command(&command, &node.dir.join("kafka.log"))?);
         Ok(())

@@ -101,7 +101,7 @@ fn a_fleet_that_lost_all_pods_comes_back_whole_within_the_budget_of_handshakes()
     }
 }
 
-/// One of two pods stops under `SLUICE_TEST_DRAIN_SESSIONS` sessions.
+/// One of two pods stops under `SLUICE_TEST_DRAIN_SESSIONS` sessions, each with a record every `SLUICE_TEST_DRAIN_INTERVAL` seconds.
 #[cfg(feature = "long")]
 #[test]
 fn sessions_of_a_pod_that_stops_go_on_without_a_handshake() {
@@ -109,7 +109,8 @@ fn sessions_of_a_pod_that_stops_go_on_without_a_handshake() {
     let (world, pods) = pods(2);
     let mut command = load("drain", &pods);
     command.args(["--admin", &pods[0].admin().to_string(), "--pid", &pods[0].id().to_string()]);
-    command.args(["--sessions", &sessions.to_string(), "--interval", "10s"]);
+    let interval = format!("{}s", number("SLUICE_TEST_DRAIN_INTERVAL", 10));
+    command.args(["--sessions", &sessions.to_string(), "--interval", &interval]);
     let report = Load::start(&world, &command).report();
     assert_eq!(report["handshakes_begun_during_all_of_it"], 0, "{report:#}");
     assert_eq!(report["connected_at_the_end"], sessions, "{report:#}");

@@ -23,6 +23,10 @@ impl Cost {
         Self { at: crate::slots::now(), own: used("self"), brokers: brokers.sum(), seconds: 0.0 }
     }
 
+    pub(crate) fn at(&self) -> Instant {
+        self.at
+    }
+
     /// Cores in use since then.
     pub(crate) fn since(&self, before: &Self) -> Self {
         let seconds = (self.at - before.at).as_secs_f64();

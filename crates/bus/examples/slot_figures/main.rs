@@ -1,10 +1,10 @@
 //! What slots do on Kafka, by guarantee, number of slots and group interval:
-//! `cargo run --release -p sluice-bus --features backends --example slot_figures -- [SECONDS] [NODES] [ROUNDS] [SLOTS,..] [MILLISECONDS,..]`
+//! `cargo run --release -p sluice-bus --features backends --example slot_figures -- [SECONDS] [NODES] [ROUNDS] [SLOTS,..] [MILLISECONDS,..] [RECORDS]`
 //!
 //! All slots are in this process, as those of all pods together would be. Both guarantees alternate in each round; what is printed at the end are
-//! medians over the rounds. Three runs each. Idle: nothing is sent. Paced: 2000 records a second, each a group of its own, over all slots;
-//! from a record's submission until it is back. Full: two groups of 100 records under way in each slot. Brokers, writers and this program
-//! share the machine. Nothing is asserted.
+//! medians over the rounds. Three runs each. Idle: nothing is sent. Paced: RECORDS a second (200), each a group of its own, over all slots;
+//! from a record's submission until it is back. Full: two groups of 100 records under way in each slot. Requests are all that the brokers
+//! served, each other's included. Brokers, writers and this program share the machine. Nothing is asserted.
 
 mod cost;
 mod slots;
@@ -25,13 +25,18 @@ struct Figures {
     threads: f64,
     idle_cores: f64,
     idle_broker_cores: f64,
+    idle_requests: f64,
     paced_p50: f64,
     paced_p99: f64,
     paced_commits: f64,
     paced_cores: f64,
     paced_broker_cores: f64,
+    /// For each record.
+    paced_requests: f64,
     full_rate: f64,
     full_broker_cores: f64,
+    /// For a hundred records.
+    full_requests: f64,
 }
 
 impl Figures {
@@ -47,41 +52,63 @@ impl Figures {
             threads: of(|run| run.threads),
             idle_cores: of(|run| run.idle_cores),
             idle_broker_cores: of(|run| run.idle_broker_cores),
+            idle_requests: of(|run| run.idle_requests),
             paced_p50: of(|run| run.paced_p50),
             paced_p99: of(|run| run.paced_p99),
             paced_commits: of(|run| run.paced_commits),
             paced_cores: of(|run| run.paced_cores),
             paced_broker_cores: of(|run| run.paced_broker_cores),
+            paced_requests: of(|run| run.paced_requests),
             full_rate: of(|run| run.full_rate),
             full_broker_cores: of(|run| run.full_broker_cores),
+            full_requests: of(|run| run.full_requests),
         }
     }
 
     fn row(&self) -> String {
         format!(
-            "{:.1} | {:.0} | {:.3} | {:.2} | {:.1} | {:.1} | {:.0} | {:.2} | {:.2} | {:.0} | {:.2}",
+            "{:.1} | {:.0} | {:.3} | {:.2} | {:.0} | {:.1} | {:.1} | {:.0} | {:.2} | {:.2} | {:.1} | {:.0} | {:.2} | {:.1}",
             self.adopted,
             self.threads,
             self.idle_cores,
             self.idle_broker_cores,
+            self.idle_requests,
             self.paced_p50,
             self.paced_p99,
             self.paced_commits,
             self.paced_cores,
             self.paced_broker_cores,
+            self.paced_requests,
             self.full_rate,
             self.full_broker_cores,
+            self.full_requests,
         )
     }
 }
 
-fn measure(kafka: &Kafka, guarantee: Guarantee, slots: u16, interval: u64, run: Duration) -> Figures {
+/// What is measured with.
+#[derive(Debug, Clone, Copy)]
+struct Setting {
+    slots: u16,
+    interval: Duration,
+    /// Of each of the three runs.
+    run: Duration,
+    /// Records a second of the paced run.
+    pace: u32,
+}
+
+fn requests(kafka: &Kafka) -> f64 {
+    kafka.requests().expect("it was started so").values().sum()
+}
+
+fn measure(kafka: &Kafka, guarantee: Guarantee, setting: Setting) -> Figures {
+    let Setting { slots, interval, run, pace } = setting;
     let config = BusConfig {
         brokers: kafka.bootstrap().split(',').map(str::to_owned).collect(),
         topic_prefix: unique("figures"),
         slots,
         guarantee: Some(guarantee),
-        group_interval: Duration::from_millis(interval),
+        group_interval: interval,
         ..BusConfig::default()
     };
     let copies = i32::try_from(kafka.nodes()).expect("1 or 3");
@@ -92,28 +119,39 @@ fn measure(kafka: &Kafka, guarantee: Guarantee, slots: u16, interval: u64, run: 
     let mut all = Slots::adopt(&config);
     let adopted = (slots::now() - start).as_secs_f64();
 
-    let cost = Cost::now(kafka);
+    // Asking for counts takes some seconds, in which idle writers ask brokers for little.
+    let (served, cost) = (requests(kafka), Cost::now(kafka));
     std::thread::sleep(run);
     let idle = Cost::now(kafka).since(&cost);
+    let served_idle = requests(kafka);
+    let per_idle_second = (served_idle - served) / (slots::now() - cost.at()).as_secs_f64();
     let (cost, before) = (Cost::now(kafka), all.commits());
-    let (p50, p99) = all.paced(run);
+    let took = all.paced(run, pace);
     let paced = Cost::now(kafka).since(&cost);
     let commits = all.commits() - before;
+    let served_paced = requests(kafka);
+    let over = (slots::now() - cost.at()).as_secs_f64();
+    let paced_requests = (served_paced - served_idle - per_idle_second * over) / took.records;
     let cost = Cost::now(kafka);
     let full_rate = all.full(run);
     let full = Cost::now(kafka).since(&cost);
+    let over = (slots::now() - cost.at()).as_secs_f64();
+    let full_requests = requests(kafka) - served_paced - per_idle_second * over;
     Figures {
         adopted,
         threads: cost::threads(),
         idle_cores: idle.own,
         idle_broker_cores: idle.brokers,
-        paced_p50: p50.as_secs_f64() * 1000.0,
-        paced_p99: p99.as_secs_f64() * 1000.0,
+        idle_requests: per_idle_second,
+        paced_p50: took.p50.as_secs_f64() * 1000.0,
+        paced_p99: took.p99.as_secs_f64() * 1000.0,
         paced_commits: commits / paced.seconds,
         paced_cores: paced.own,
         paced_broker_cores: paced.brokers,
+        paced_requests,
         full_rate,
         full_broker_cores: full.brokers,
+        full_requests: 100.0 * full_requests / (full_rate * full.seconds),
     }
 }
 
@@ -127,20 +165,24 @@ fn main() {
     let nodes = args.next().and_then(|text| text.parse().ok()).unwrap_or(3);
     let rounds: usize = args.next().and_then(|text| text.parse().ok()).unwrap_or(3);
     let (slots, intervals) = (list(args.next(), vec![16, 64, 256]), list(args.next(), vec![1, 3, 5, 10]));
-    let kafka = Kafka::start(KafkaOptions { nodes, ..KafkaOptions::default() }).expect("a Kafka");
+    let pace = args.next().and_then(|text| text.parse().ok()).unwrap_or(200);
+    let options = KafkaOptions { nodes, heap_mib: 1024, measured: true, ..KafkaOptions::default() };
+    let kafka = Kafka::start(options).expect("a Kafka");
     let guarantees = [Guarantee::AtLeastOnce, Guarantee::ExactlyOnce];
     println!("{nodes} nodes, {rounds} rounds of {seconds} s; medians; load average at the end of each line");
     println!(
-        "guarantee | slots | interval ms | all adopted s | threads | idle cores | idle broker cores | paced p50 ms | p99 ms \
-         | commits/s | cores | broker cores | full records/s | broker cores | load"
+        "guarantee | slots | interval ms | all adopted s | threads | idle cores | idle broker cores | idle requests/s \
+         | paced p50 ms | p99 ms | commits/s | cores | broker cores | requests/record | full records/s | broker cores \
+         | requests/100 records | load"
     );
     for &slots in &slots {
         for &interval in &intervals {
             let mut runs = BTreeMap::<usize, Vec<Figures>>::new();
             for _ in 0..rounds {
                 for (which, guarantee) in guarantees.into_iter().enumerate() {
-                    let run = Duration::from_secs(seconds);
-                    runs.entry(which).or_default().push(measure(&kafka, guarantee, slots, interval, run));
+                    let (run, interval) = (Duration::from_secs(seconds), Duration::from_millis(interval));
+                    let setting = Setting { slots, interval, run, pace };
+                    runs.entry(which).or_default().push(measure(&kafka, guarantee, setting));
                 }
             }
             let medians: Vec<_> = runs.values().map(|runs| Figures::median(runs)).collect();

@@ -16,8 +16,12 @@ const LIMIT: Duration = Duration::from_secs(60);
 /// Records of a group, and groups of a slot, at full load.
 const RECORDS: u32 = 100;
 const GROUPS: usize = 2;
-/// Between two records at the paced load.
-const PACE: Duration = Duration::from_micros(500);
+/// How the records of a paced load fared.
+pub(crate) struct Took {
+    pub(crate) records: f64,
+    pub(crate) p50: Duration,
+    pub(crate) p99: Duration,
+}
 
 #[expect(clippy::disallowed_methods, reason = "it measures")]
 pub(crate) fn now() -> Instant {
@@ -99,8 +103,9 @@ impl Slots {
         }
     }
 
-    /// One record after the other, each in the next slot; gives median and 99th percentile from submission until it is back.
-    pub(crate) fn paced(&mut self, run: Duration) -> (Duration, Duration) {
+    /// One record after the other, each in the next slot, so many a second; from the time it is due until it is back.
+    pub(crate) fn paced(&mut self, run: Duration, pace: u32) -> Took {
+        let pause = Duration::from_secs(1) / pace;
         let slots = self.adopted.len();
         let mut free: Vec<_> = (0..4 * slots.max(64)).map(|_| Group::new(2, 4 << 10)).collect();
         let mut under_way: Vec<_> = vec![VecDeque::new(); slots];
@@ -116,14 +121,14 @@ impl Slots {
                     Ok(()) => {
                         under_way[slot].push_back(next);
                         open += 1;
-                        next += PACE;
+                        next += pause;
                     }
                     // The slot has as much as it takes: the next one gets it.
                     Err(refused) => free.push(refused),
                 }
                 slot = (slot + 1) % slots;
             }
-            match self.back.recv_timeout(PACE / 2) {
+            match self.back.recv_timeout(pause / 2) {
                 Ok((slot, at, group)) => {
                     took.extend(under_way[slot].pop_front().map(|intended| at - intended));
                     open -= 1;
@@ -135,7 +140,8 @@ impl Slots {
         }
         took.sort_unstable();
         let of = |share: usize| took.get(took.len() * share / 100).copied().unwrap_or_default();
-        (of(50), of(99))
+        let records = f64::from(u32::try_from(took.len()).unwrap_or(u32::MAX));
+        Took { records, p50: of(50), p99: of(99) }
     }
 
     /// As many groups as the slots take; gives committed records per second.
