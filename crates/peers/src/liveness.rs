@@ -17,7 +17,7 @@ pub const SILENCE: Duration = Duration::from_secs(1);
 pub const KAFKA_ANSWER: Duration = Duration::from_secs(1);
 /// How often [`Liveness::handle_timeout`] wants to be called.
 pub const TICK: Duration = Duration::from_millis(100);
-/// A peer this long without a beat looks dead when the others are counted. Half of [`SILENCE`]: when this pod is cut off, the
+/// A peer this long without a beat looks dead when the others are counted, and is not relied on. Half of [`SILENCE`]: when this pod is cut off, the
 /// others' last beats lie up to a beat apart, and the first to cross the second must not be alone in looking dead.
 const OVERDUE: Duration = Duration::from_millis(500);
 /// A turn that comes this late means that this pod slept, not its peers.
@@ -258,6 +258,13 @@ impl Liveness {
             linked: peer.links_out > 0,
             kafka_ok_within_ms: peer.kafka_ok_within_ms,
         })
+    }
+
+    /// Whose beats have been missing for a while, by pod id, whether or not that makes them dead.
+    pub(crate) fn overdue(&self, now: Instant) -> impl Iterator<Item = (PodId, bool)> {
+        self.peers
+            .iter()
+            .map(move |(pod, peer)| (*pod, now.saturating_duration_since(peer.changed) >= OVERDUE))
     }
 
     /// This pod slept (a stopped process, a starved host): its peers' silence is its own, all of them start anew.

@@ -8,7 +8,7 @@ use tokio::time::{Instant, sleep_until};
 
 use crate::counts::Count;
 use crate::liveness::{Liveness, Member, PeerState};
-use crate::shared::{Seen, Shared};
+use crate::shared::{Seen, Senders, Shared};
 
 /// How the deployment looks from this pod.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -40,6 +40,7 @@ pub(crate) async fn observe(
     shared: Arc<Shared>,
     mut seen: mpsc::Receiver<Seen>,
     view: watch::Sender<Arc<View>>,
+    senders: watch::Receiver<Arc<Senders>>,
 ) {
     let mut members = shared.members.clone();
     members.mark_changed();
@@ -67,7 +68,9 @@ pub(crate) async fn observe(
                 if let Some(at) = shared.kafka.last() {
                     machine.kafka_answered(at.into_std());
                 }
-                machine.handle_timeout(Instant::now().into_std());
+                let now = Instant::now().into_std();
+                machine.handle_timeout(now);
+                tell_overdue(&machine, now, &senders.borrow());
                 changed = false;
             }
         }
@@ -85,6 +88,15 @@ pub(crate) async fn observe(
                 }
                 differs
             });
+        }
+    }
+}
+
+/// Lets those who send know whom not to rely on.
+pub(crate) fn tell_overdue(machine: &Liveness, now: std::time::Instant, senders: &Senders) {
+    for (pod, overdue) in machine.overdue(now) {
+        if let Some(sender) = senders.get(&pod) {
+            sender.0.note_overdue(overdue);
         }
     }
 }

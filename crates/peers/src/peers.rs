@@ -122,7 +122,7 @@ impl Peers {
 
         let mut core = Core { tasks: JoinSet::new(), names: HashMap::new() };
         core.spawn("accept", incoming::accept_all(Arc::clone(&shared), listener));
-        core.spawn("observe", observe(Arc::clone(&shared), seen, view_tx));
+        core.spawn("observe", observe(Arc::clone(&shared), seen, view_tx, senders.clone()));
         core.spawn("beat", beat_for_ever(beat_tx));
         core.spawn("identity", keep_identity(Arc::clone(&shared), secrets, tls_tx));
         let (stop, stopped) = oneshot::channel();

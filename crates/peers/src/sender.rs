@@ -51,6 +51,7 @@ pub(crate) struct Outbox {
     pub(crate) wake: Notify,
     up: AtomicBool,
     by_current_secret: AtomicBool,
+    overdue: AtomicBool,
     control: mpsc::Sender<Control>,
     counts: Arc<PeerCounts>,
 }
@@ -69,6 +70,7 @@ impl Outbox {
             wake: Notify::new(),
             up: AtomicBool::new(false),
             by_current_secret: AtomicBool::new(false),
+            overdue: AtomicBool::new(false),
             control,
             counts,
         };
@@ -88,6 +90,10 @@ impl Outbox {
 
     pub(crate) fn note_secret(&self, current: bool) {
         self.by_current_secret.store(current, Ordering::Relaxed);
+    }
+
+    pub(crate) fn note_overdue(&self, overdue: bool) {
+        self.overdue.store(overdue, Ordering::Relaxed);
     }
 
     fn clear(&self, queue: &mut mpsc::Receiver<Control>) {
@@ -127,6 +133,12 @@ impl PeerSender {
     #[must_use]
     pub fn is_by_current_secret(&self) -> bool {
         self.is_linked() && self.0.by_current_secret.load(Ordering::Relaxed)
+    }
+
+    /// The peer missed some beats: it may hang, and what is sent to it now may be lost, though nobody calls it dead yet.
+    #[must_use]
+    pub fn is_overdue(&self) -> bool {
+        self.0.overdue.load(Ordering::Relaxed)
     }
 
     /// Relays a device's datagram to the owner of its slot. `flow` comes back with the answer: let it name the socket that

@@ -12,6 +12,7 @@ use tokio::time::Instant;
 
 use crate::frame::Way;
 use crate::liveness::Direction;
+use crate::observer::tell_overdue;
 use crate::sender::Outbox;
 use crate::shared::{KafkaPulse, Senders};
 use crate::{Control, Event, Liveness, Member, PeerCounts, PeerSender, PeersHandle, View};
@@ -146,7 +147,9 @@ impl SimulatedPeers {
         if let Some(at) = self.handle.kafka.last() {
             self.liveness.kafka_answered(at.into_std());
         }
-        self.liveness.handle_timeout(Instant::now().into_std());
+        let now = Instant::now().into_std();
+        self.liveness.handle_timeout(now);
+        tell_overdue(&self.liveness, now, &self.senders.borrow());
         self.look()
     }
 

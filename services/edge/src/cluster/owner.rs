@@ -487,6 +487,7 @@ impl Owners {
 
     fn begin(&mut self, slot: u16, done: mpsc::Sender<AdoptionResult>) {
         self.set(slot, State::Adopting);
+        self.publish();
         self.adopting += 1;
         self.adoptions += 1;
         let adoption = self.adoptions;
@@ -530,6 +531,8 @@ impl Owners {
     fn publish(&self) {
         let places = (0..).zip(&self.slots).map(|(slot, found)| match (found.state, found.owner) {
             (State::Ours { .. } | State::Leaving, _) => Place::Shard(self.shard_of(slot)),
+            // What comes meanwhile waits: whoever had it is dead, or given up for dead.
+            (State::Adopting, _) => Place::Nowhere,
             (_, Some((pod, _))) if pod != self.me => Place::Pod(pod),
             _ => Place::Nowhere,
         });

@@ -1,11 +1,12 @@
 //! PACKET PATH: no lock, no log, no await; allocates only while a slot has no owner.
 //!
 //! Datagrams of slots that nobody is known to serve: a slot that moves is dark for some tenths of a second, and a device that loses one
-//! of its few transmissions to that may give its message up.
+//! of its few transmissions to that may give its message up. And copies of those that were handed to a pod that may hang.
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 
+use sluice_types::PodId;
 use usmp::{Duration, Instant};
 
 use super::dormant::Held;
@@ -14,7 +15,7 @@ use super::dormant::Held;
 const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Datagrams that wait in a shard, one for each session. A further one is dropped; its device has a timer.
-const MAX_HELD: usize = 1024;
+const MAX_HELD: usize = 4096;
 
 /// How often the shard looks whether owners are known, beside what wakes it.
 pub(super) const LOOK: Duration = Duration::from_millis(20);
@@ -24,7 +25,18 @@ pub(super) const LOOK: Duration = Duration::from_millis(20);
 pub(super) struct Hold {
     pub(super) prefix: [u8; 8],
     until: Instant,
+    /// Who has a copy, and need not get another.
+    pub(super) copied_to: Option<PodId>,
     pub(super) held: Box<Held>,
+}
+
+/// What waited too long.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Overdue {
+    /// Nobody else has it.
+    Lost,
+    /// Of one that a pod has, which most likely was only slow.
+    Copy,
 }
 
 /// The datagrams that wait in a shard.
@@ -37,6 +49,7 @@ impl Holds {
         &mut self,
         now: Instant,
         prefix: [u8; 8],
+        copied_to: Option<PodId>,
         source: SocketAddr,
         datagram: &[u8],
     ) -> bool {
@@ -45,7 +58,7 @@ impl Holds {
             return false;
         }
         let held = Box::new(Held::new(source.into(), datagram));
-        self.0.push_back(Hold { prefix, until: now + PATIENCE, held });
+        self.0.push_back(Hold { prefix, until: now + PATIENCE, copied_to, held });
         true
     }
 
@@ -58,9 +71,13 @@ impl Holds {
         self.0.front().is_some_and(|hold| hold.until <= now)
     }
 
-    /// Takes all of them out, those that waited too long as `None`.
-    pub(super) fn take(&mut self, now: Instant) -> impl Iterator<Item = Option<Hold>> + use<> {
-        std::mem::take(&mut self.0).into_iter().map(move |hold| (now < hold.until).then_some(hold))
+    /// Takes all of them out, those that waited too long as an error.
+    pub(super) fn take(&mut self, now: Instant) -> impl Iterator<Item = Result<Hold, Overdue>> + use<> {
+        std::mem::take(&mut self.0).into_iter().map(move |hold| match hold.copied_to {
+            _ if now < hold.until => Ok(hold),
+            None => Err(Overdue::Lost),
+            Some(_) => Err(Overdue::Copy),
+        })
     }
 
     /// Lets one wait on, for as long as it has left.
@@ -80,14 +97,14 @@ mod tests {
     #[test]
     fn the_last_datagram_of_each_session_waits_for_two_seconds() {
         let mut holds = Holds::default();
-        assert!(holds.hold(Instant::ZERO, [1; 8], source(), b"a"));
-        assert!(holds.hold(Instant::from_millis(500), [2; 8], source(), b"b"));
-        assert!(holds.hold(Instant::from_millis(1000), [1; 8], source(), b"c"));
+        assert!(holds.hold(Instant::ZERO, [1; 8], None, source(), b"a"));
+        assert!(holds.hold(Instant::from_millis(500), [2; 8], None, source(), b"b"));
+        assert!(holds.hold(Instant::from_millis(1000), [1; 8], None, source(), b"c"));
         assert!(!holds.is_due(Instant::from_millis(2499)));
         assert!(holds.is_due(Instant::from_millis(2500)));
         let taken: Vec<_> = holds.take(Instant::from_millis(2500)).collect();
         assert!(holds.is_empty());
-        let [None, Some(mut first)] = <[_; 2]>::try_from(taken).expect("two sessions") else {
+        let [Err(Overdue::Lost), Ok(mut first)] = <[_; 2]>::try_from(taken).expect("two sessions") else {
             panic!("the second session's waited for too long");
         };
         assert_eq!((first.prefix, &*first.held.datagram()), ([1; 8], &b"c"[..]));
@@ -99,9 +116,17 @@ mod tests {
     fn no_more_wait_than_may() {
         let mut holds = Holds::default();
         for session in 0..MAX_HELD as u64 {
-            assert!(holds.hold(Instant::ZERO, session.to_be_bytes(), source(), b"a"));
+            assert!(holds.hold(Instant::ZERO, session.to_be_bytes(), None, source(), b"a"));
         }
-        assert!(!holds.hold(Instant::ZERO, [0xff; 8], source(), b"a"));
-        assert!(holds.hold(Instant::ZERO, [0; 8], source(), b"b"), "in place of its own");
+        assert!(!holds.hold(Instant::ZERO, [0xff; 8], None, source(), b"a"));
+        assert!(holds.hold(Instant::ZERO, [0; 8], None, source(), b"b"), "in place of its own");
+    }
+
+    #[test]
+    fn a_copy_that_nobody_needed_is_not_lost() {
+        let mut holds = Holds::default();
+        assert!(holds.hold(Instant::ZERO, [1; 8], Some(PodId::from_bytes([7; 16])), source(), b"a"));
+        let taken: Vec<_> = holds.take(Instant::from_millis(2000)).map(|hold| hold.err()).collect();
+        assert_eq!(taken, [Some(Overdue::Copy)]);
     }
 }

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use sluice_peers::PeerSender;
+use sluice_peers::{PeerSender, SendError};
 use sluice_types::PodId;
 use tokio::sync::watch;
 
@@ -39,6 +39,16 @@ pub(crate) const fn flow(shard: u16, slot: u16) -> u32 {
 /// The shard and the slot of a flow.
 pub(crate) const fn shard_and_slot(flow: u32) -> (u16, u16) {
     ((flow >> 16) as u16, flow as u16)
+}
+
+/// What became of a datagram for another pod.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Handed {
+    Over,
+    /// To a pod that may hang.
+    Unsurely,
+    NoLink,
+    Unfit,
 }
 
 impl Relay {
@@ -92,9 +102,26 @@ impl Relay {
         u16::try_from(at).ok()
     }
 
-    /// Hands a device's datagram to the pod that serves its slot; `false` when the link has no room or is gone.
-    pub(crate) fn datagram(&self, pod: PodId, flow: u32, source: SocketAddr, bytes: &[u8]) -> bool {
-        self.links.get(&pod).is_some_and(|link| link.try_datagram(flow, source, bytes).is_ok())
+    /// Hands a device's datagram to the pod that serves its slot.
+    pub(crate) fn datagram(&self, pod: PodId, flow: u32, source: SocketAddr, bytes: &[u8]) -> Handed {
+        let Some(link) = self.links.get(&pod) else { return Handed::NoLink };
+        match link.try_datagram(flow, source, bytes) {
+            Ok(()) if link.is_overdue() => Handed::Unsurely,
+            Ok(()) => Handed::Over,
+            Err(SendError::NoLink) => Handed::NoLink,
+            Err(_) => Handed::Unfit,
+        }
+    }
+
+    /// Whether a datagram that waits for its slot's owner can go: the owner is known, within reach, and not the pod that has a copy.
+    pub(crate) fn can_go(&self, slot: u16, copied_to: Option<PodId>) -> bool {
+        match self.known.of(slot) {
+            Place::Nowhere => false,
+            Place::Shard(_) => true,
+            Place::Pod(pod) => {
+                copied_to != Some(pod) && self.links.get(&pod).is_some_and(PeerSender::is_linked)
+            }
+        }
     }
 
     /// Lets a datagram leave where the device is reached; `false` when the link has no room or is gone.
@@ -106,6 +133,9 @@ impl Relay {
 
 #[cfg(test)]
 mod tests {
+    use sluice_peers::Member;
+    use sluice_peers::simulated::SimulatedPeers;
+
     use super::*;
 
     #[test]
@@ -124,5 +154,39 @@ mod tests {
             !relay.reply(Via { pod: 0, shard: 0 }, ([127, 0, 0, 1], 1).into(), b"x"),
             "no link, no answer"
         );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_a_pod_that_may_hang_was_given_can_go_to_the_next_owner_alone() {
+        let [other, next] = [PodId::from_bytes([2; 16]), PodId::from_bytes([3; 16])];
+        let member = |pod| Member { pod, address: "simulated:0".to_owned(), counter: 1, draining: false };
+        let mut peers = SimulatedPeers::new(PodId::from_bytes([1; 16]));
+        peers.members(&[member(other), member(next)]);
+        let (owners, slot_map) = watch::channel(Arc::new(SlotMap::new(vec![Place::Pod(other)])));
+        let mut relay = Relay::new(slot_map, Some(peers.handle().senders()));
+        let source = ([192, 0, 2, 1], 4000).into();
+        assert_eq!(relay.datagram(other, 0, source, b"x"), Handed::NoLink);
+        assert!(!relay.can_go(0, None), "nobody could take it there");
+
+        peers.link(other, true);
+        peers.link(next, true);
+        assert_eq!(relay.datagram(other, 0, source, b"x"), Handed::Over);
+        assert!(relay.can_go(0, None));
+
+        // Three beats are missing.
+        for _ in 0..6 {
+            tokio::time::advance(sluice_peers::TICK).await;
+            peers.tick();
+        }
+        assert_eq!(relay.datagram(other, 0, source, b"x"), Handed::Unsurely);
+        assert!(!relay.can_go(0, Some(other)), "it has it");
+        owners.send_replace(Arc::new(SlotMap::new(vec![Place::Nowhere])));
+        assert!(relay.refresh() && !relay.can_go(0, Some(other)), "it is being adopted");
+        owners.send_replace(Arc::new(SlotMap::new(vec![Place::Pod(next)])));
+        assert!(relay.refresh() && relay.can_go(0, Some(other)));
+
+        peers.heard(other, 2, None);
+        peers.tick();
+        assert_eq!(relay.datagram(other, 0, source, b"x"), Handed::Over, "it was only slow");
     }
 }

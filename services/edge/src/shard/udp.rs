@@ -16,10 +16,10 @@ use usmp::server::demux::{Datagram, classify};
 
 use super::cookies::Cookies;
 use super::core::Core;
-use super::holds::{Holds, LOOK};
+use super::holds::{Holds, LOOK, Overdue};
 use super::keys::Keys;
 use super::records::{Kind, Message};
-use super::relay::{Relay, flow};
+use super::relay::{Handed, Relay, flow};
 use super::routes::Routes;
 use super::udp_handshakes::{Accepted, UdpHandshakes};
 use super::udp_sessions::UdpSessions;
@@ -118,11 +118,15 @@ impl<P: Provider> Udp<P> {
     /// Tries again what waited for the owner of its slot.
     fn let_held_go(&mut self, core: &mut Core) {
         for hold in self.holds.take(core.now) {
-            let Some(mut hold) = hold else {
-                core.counts.one(Count::DroppedNoOwner);
-                continue;
+            let mut hold = match hold {
+                Ok(hold) => hold,
+                Err(Overdue::Copy) => continue,
+                Err(Overdue::Lost) => {
+                    core.counts.one(Count::DroppedNoOwner);
+                    continue;
+                }
             };
-            if self.out.relay.place(slot_in(hold.prefix)) == Place::Nowhere {
+            if !self.out.relay.can_go(slot_in(hold.prefix), hold.copied_to) {
                 self.holds.put_back(hold);
                 continue;
             }
@@ -417,25 +421,27 @@ fn relay(
     source: SocketAddr,
     datagram: &[u8],
 ) {
+    let mut hold = |copied_to| match to {
+        Elsewhere::Session(_, prefix) => holds.hold(core.now, prefix, copied_to, source, datagram),
+        _ => false,
+    };
+    let kept = |waits| if waits { Count::DatagramsHeld } else { Count::DroppedNoOwner };
     let shard = match to {
         Elsewhere::Home(shard) => shard,
         Elsewhere::Slot(slot) | Elsewhere::Session(slot, _) => match relay.place(slot) {
             Place::Shard(shard) => shard,
-            Place::Pod(pod) => {
-                let handed = relay.datagram(pod, flow(core.shard, slot), source, datagram);
-                return core.counts.one(if handed {
-                    Count::DatagramsToPods
-                } else {
-                    Count::DroppedRelayFull
-                });
-            }
-            Place::Nowhere => {
-                let waits = match to {
-                    Elsewhere::Session(_, prefix) => holds.hold(core.now, prefix, source, datagram),
-                    _ => false,
-                };
-                return core.counts.one(if waits { Count::DatagramsHeld } else { Count::DroppedNoOwner });
-            }
+            Place::Pod(pod) => match relay.datagram(pod, flow(core.shard, slot), source, datagram) {
+                Handed::Over => return core.counts.one(Count::DatagramsToPods),
+                Handed::Unfit => return core.counts.one(Count::DroppedRelayFull),
+                // If it hangs, its slots are another pod's in a second.
+                Handed::Unsurely => {
+                    core.counts.one(Count::DatagramsToPods);
+                    hold(Some(pod));
+                    return;
+                }
+                Handed::NoLink => return core.counts.one(kept(hold(None))),
+            },
+            Place::Nowhere => return core.counts.one(kept(hold(None))),
         },
     };
     let Some(peer) = peers.get(usize::from(shard)) else {
