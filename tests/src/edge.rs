@@ -130,6 +130,14 @@ impl Edge {
         wait_gone(worker)
     }
 
+    /// Stops the worker alone (SIGSTOP), as one that hangs. The parent goes on.
+    ///
+    /// # Errors
+    /// There is no worker.
+    pub fn hang_worker(&self) -> Result<()> {
+        signal_to(self.worker().context("there is no worker")?, Signal::SIGSTOP)
+    }
+
     /// The process that serves, unless it is dead just now: the worker, or the one process there is.
     fn worker(&self) -> Option<u32> {
         let parent = self.process.id();

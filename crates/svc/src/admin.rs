@@ -2,7 +2,7 @@
 //!
 //! | Path | Answer |
 //! |---|---|
-//! | `GET /livez` | 200 while the process can answer at all |
+//! | `GET /livez` | 200 while the process can answer at all, and [`Admin::alive_while`] says that it lives, else 503 |
 //! | `GET /readyz` | 200 when it may be sent work, else 503; `?verbose` adds a line per latch and check |
 //! | `GET /metrics` | metrics in the text format of Prometheus |
 //! | `GET /log`, `PUT /log` | the log filter; from loopback, or with the token |
@@ -71,13 +71,22 @@ pub enum AdminError {
     },
 }
 
+/// Whether the process lives, or why not.
+type Alive = Arc<dyn Fn() -> Result<(), String> + Send + Sync>;
+
 /// A bound admin listener.
-#[derive(Debug)]
 pub struct Admin {
     listener: std::net::TcpListener,
     address: SocketAddr,
     guard: Guard,
+    alive: Alive,
     routes: Router,
+}
+
+impl std::fmt::Debug for Admin {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Admin").field("address", &self.address).finish_non_exhaustive()
+    }
 }
 
 impl Admin {
@@ -91,7 +100,7 @@ impl Admin {
         let listener = std::net::TcpListener::bind(config.listen).map_err(failed)?;
         listener.set_nonblocking(true).map_err(failed)?;
         let address = listener.local_addr().map_err(failed)?;
-        Ok(Self { listener, address, guard, routes: Router::new() })
+        Ok(Self { listener, address, guard, alive: Arc::new(|| Ok(())), routes: Router::new() })
     }
 
     /// The address in use, with the port the system chose.
@@ -104,13 +113,19 @@ impl Admin {
     #[must_use]
     pub fn with(mut self, telemetry: Telemetry, readiness: Readiness) -> Self {
         let open = Router::new()
-            .route("/livez", get(|| async { "ok\n" }))
             .route("/readyz", get(ready).with_state(readiness))
             .route("/metrics", get(metrics).with_state(telemetry.clone()));
         self.routes = self.routes.merge(open);
         self.with_guarded(
             Router::new().route("/log", get(log_filter).put(set_log_filter)).with_state(telemetry),
         )
+    }
+
+    /// `/livez` answers 503 with the reason when this says that the process does not live, instead of 200 always. It is asked by
+    /// whoever ends processes: what another process would not do better is no reason.
+    #[must_use]
+    pub fn alive_while(self, alive: impl Fn() -> Result<(), String> + Send + Sync + 'static) -> Self {
+        Self { alive: Arc::new(alive), ..self }
     }
 
     /// Adds routes that only this machine, or who has the token, may use.
@@ -129,10 +144,20 @@ impl Admin {
     pub async fn serve(self) -> std::io::Result<()> {
         let listener = Limited::new(TcpListener::from_std(self.listener)?);
         tracing::info!(address = %self.address, "admin listener");
-        let routes = self.routes.layer(DefaultBodyLimit::max(MAX_BODY));
+        let routes = self
+            .routes
+            .route("/livez", get(livez).with_state(self.alive))
+            .layer(DefaultBodyLimit::max(MAX_BODY));
         let service: IntoMakeServiceWithConnectInfo<Router, Peer> =
             routes.into_make_service_with_connect_info();
         axum::serve(listener, service).await
+    }
+}
+
+async fn livez(State(alive): State<Alive>) -> Response {
+    match alive() {
+        Ok(()) => "ok\n".into_response(),
+        Err(reason) => (StatusCode::SERVICE_UNAVAILABLE, format!("{reason}\n")).into_response(),
     }
 }
 

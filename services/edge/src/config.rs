@@ -139,11 +139,26 @@ pub struct ParentConfig {
     #[serde(with = "humantime_serde")]
     #[schemars(with = "String")]
     pub linger: Duration,
+    /// How long a worker may be silent before it counts as hanging, is killed, and is followed by another one. Default `15s`, at least `5s`.
+    /// It says once a second that it and all of its shards turn; a shard that stands still silences it after five seconds. The other pods
+    /// have adopted its slots by then. A shorter one takes a machine that starves the process for a hang; a long one, such as `1h`,
+    /// leaves hangs to whoever runs the process, who has to end the parent, too, and closes the sockets.
+    #[serde(with = "humantime_serde")]
+    #[schemars(with = "String")]
+    pub worker_patience: Duration,
 }
+
+/// Shortest patience with a worker: some of its beats, and a pause of the whole process group that nobody notices.
+pub const MIN_WORKER_PATIENCE: Duration = Duration::from_secs(5);
 
 impl Default for ParentConfig {
     fn default() -> Self {
-        Self { restarts: 5, longest_pause: Duration::from_secs(5), linger: Duration::from_secs(10) }
+        Self {
+            restarts: 5,
+            longest_pause: Duration::from_secs(5),
+            linger: Duration::from_secs(10),
+            worker_patience: Duration::from_secs(15),
+        }
     }
 }
 
@@ -418,6 +433,14 @@ pub enum EdgeConfigError {
         /// What the others would be told.
         given: String,
     },
+    /// Patience with a worker that is used up before the worker can have said anything.
+    #[error(
+        "edge.parent.worker_patience is {given:?}: give it {MIN_WORKER_PATIENCE:?} at least, or workers are killed that do not hang"
+    )]
+    Patience {
+        /// The time given.
+        given: Duration,
+    },
     /// More shards than a session id can name.
     #[error("edge.shards is {given}: at most {MAX_SHARDS} are possible")]
     TooManyShards {
@@ -467,6 +490,9 @@ impl EdgeConfig {
         }
         if self.cluster.enabled && !self.cluster.can_be_reached() {
             return Err(EdgeConfigError::Advertise { given: self.cluster.advertised() });
+        }
+        if self.parent.worker_patience < MIN_WORKER_PATIENCE {
+            return Err(EdgeConfigError::Patience { given: self.parent.worker_patience });
         }
         match self.shards {
             Some(shards) if shards.get() > MAX_SHARDS => {
@@ -522,12 +548,16 @@ mod tests {
     }
 
     #[test]
-    fn no_listener_zero_times_and_too_many_shards_are_refused() {
+    fn no_listener_zero_times_too_little_patience_and_too_many_shards_are_refused() {
         let none = EdgeConfig { tcp: Listen::Off, udp: Listen::Off, ..EdgeConfig::default() };
         assert_eq!(none.validate(), Err(EdgeConfigError::NoListener));
         let mut zero = EdgeConfig::default();
         zero.session.udp_idle_timeout = Duration::ZERO;
         assert_eq!(zero.validate(), Err(EdgeConfigError::Zero { key: "session.udp_idle_timeout" }));
+        let mut hasty = EdgeConfig::default();
+        hasty.parent.worker_patience = Duration::from_millis(4999);
+        let given = hasty.parent.worker_patience;
+        assert_eq!(hasty.validate(), Err(EdgeConfigError::Patience { given }));
         let many = EdgeConfig { shards: NonZeroUsize::new(257), ..EdgeConfig::default() };
         assert_eq!(many.validate(), Err(EdgeConfigError::TooManyShards { given: 257 }));
     }

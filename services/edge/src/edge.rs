@@ -27,6 +27,7 @@ use crate::handle::{Addresses, EdgeHandle};
 use crate::limits::Limits;
 use crate::link::{Relayed, ShardLink, ShardWaker, SlotNews, ToCluster, ToFleet, ToShard};
 use crate::lookups::Lookups;
+use crate::pulse::Pulse;
 use crate::revocations;
 use crate::secrets::Secrets;
 use crate::shard::{
@@ -138,6 +139,8 @@ struct Shared {
     /// The way to sessions at other pods.
     across: Option<Across>,
     limits: Limits,
+    /// Hears of each shard's turns.
+    pulse: Pulse,
     /// Called by the writers' threads for each group.
     settling: fn(),
 }
@@ -156,13 +159,14 @@ impl Edge {
     fn start_with(config: EdgeConfig, deps: &Deps, settling: fn()) -> Result<Self, StartError> {
         config.validate()?;
         let sockets = bind(&config, config.shard_count())?;
-        Self::start_on(config, deps, sockets, settling)
+        Self::start_on(config, deps, sockets, Pulse::default(), settling)
     }
 
     fn start_on(
         config: EdgeConfig,
         deps: &Deps,
         sockets: Vec<ShardSockets>,
+        pulse: Pulse,
         settling: fn(),
     ) -> Result<Self, StartError> {
         let config = Arc::new(config);
@@ -180,6 +184,7 @@ impl Edge {
             applied,
             across: None,
             limits,
+            pulse,
             settling,
         };
         let tasks = TaskTracker::new();
@@ -194,17 +199,18 @@ impl Edge {
     pub async fn join(config: EdgeConfig, deps: &Deps) -> Result<Self, StartError> {
         config.validate()?;
         let sockets = bind(&config, config.shard_count())?;
-        Self::join_on(config, deps, sockets).await
+        Self::join_on(config, deps, sockets, Pulse::default()).await
     }
 
-    /// The same on these sockets: as many as there are shards, of valid settings.
+    /// The same on these sockets: as many as there are shards, of valid settings. Each shard is a part of `pulse` while it runs.
     pub(crate) async fn join_on(
         config: EdgeConfig,
         deps: &Deps,
         sockets: Vec<ShardSockets>,
+        pulse: Pulse,
     ) -> Result<Self, StartError> {
         if !config.cluster.enabled {
-            return Self::start_on(config, deps, sockets, || {});
+            return Self::start_on(config, deps, sockets, pulse, || {});
         }
         let parts = ClusterParts::read(&deps.store, &deps.bus).await?;
         let config = Arc::new(config);
@@ -246,6 +252,7 @@ impl Edge {
             applied,
             across: Some(across),
             limits,
+            pulse,
             settling: || {},
         };
         let none = || io::Error::other("no secret of the cluster is in force");
@@ -546,13 +553,14 @@ impl Common {
         let relay = Relay::new(self.shared.map.subscribe(), self.shared.senders.clone());
         let (ending, ended) = oneshot::channel();
         let (started, start) = sync_channel(1);
+        let turns = self.shared.pulse.part(format!("shard-{number}"));
         std::thread::Builder::new().name(format!("shard-{number}")).spawn(move || {
             let _alarm = Alarm(failure);
             // Made where it runs: the buffers of its system calls do not move between threads.
             let given_up = match Shard::<AwsLc>::new(core, &poll, sockets, cookies, peers, relay, inputs) {
                 Ok(shard) => {
                     let _ = started.send(Ok(()));
-                    shard.run(poll).unwrap_or_else(|error| {
+                    shard.run(poll, &turns).unwrap_or_else(|error| {
                         tracing::error!(%error, shard = number, "a shard cannot go on");
                         0
                     })

@@ -26,6 +26,7 @@ pub mod parent;
 mod path;
 mod process;
 mod proxy;
+mod pulse;
 mod revocations;
 mod secrets;
 mod security;

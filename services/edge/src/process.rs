@@ -20,12 +20,14 @@ use sluice_svc::shutdown::Shutdown;
 use sluice_svc::tasks::{OnEnd, Tasks};
 use sluice_svc::telemetry::{self, Service, TelemetryConfig, TelemetryError};
 use sluice_types::DeviceId;
+use tokio::time::MissedTickBehavior;
 
 use crate::config::EdgeConfig;
 use crate::edge::{Deps, Edge, Ending, StartError};
 use crate::handle::EdgeHandle;
 use crate::link::SendError;
-use crate::parent::{Parent, ParentError};
+use crate::parent::{Heart, Parent, ParentError};
+use crate::pulse::{LOOK_EVERY, Pulse};
 use crate::sockets::{BindError, bind_on, copies};
 
 /// All settings of the process `sluice-edge`.
@@ -112,12 +114,18 @@ pub async fn main(file: &Path, mut parent: Option<Parent>) -> Result<(), RunErro
     let telemetry = telemetry::init(&service, &config.telemetry)?;
     let shutdown = Shutdown::new();
     sluice_svc::shutdown::on_signals(&shutdown).map_err(RunError::Signals)?;
-    let mut kept = Vec::new();
+    let (mut kept, mut heart) = (Vec::new(), None);
     if let Some(parent) = &mut parent {
         parent.obey(&shutdown).map_err(ParentError::from)?;
         parent.report(&telemetry.meter("sluice.edge"));
         kept = parent.take_sockets();
+        heart = Some(parent.heart(&config.edge.parent).map_err(ParentError::from)?);
     }
+    // Probes must hear "not ready", and the parent beats, until the end: they outlive the drain.
+    let over = Shutdown::new();
+    let tasks = Tasks::new(over.clone());
+    let pulse = Pulse::default();
+    tasks.accompany("pulse", look(pulse.clone(), heart));
 
     let readiness = Readiness::new();
     let listening = readiness.latch("listeners");
@@ -127,6 +135,8 @@ pub async fn main(file: &Path, mut parent: Option<Parent>) -> Result<(), RunErro
         topics: readiness.check("topics"),
     };
     let admin = Admin::bind(&config.admin)?.with(telemetry.clone(), readiness.clone());
+    let judged = pulse.clone();
+    let admin = admin.alive_while(move || judged.check().map_err(|stalled| stalled.to_string()));
     let store = Store::open(&config.store).await?;
     match sluice_bus::check(&config.bus).await {
         // It may be away for an hour, and a pod that waits for it serves nobody who could be told so. What is wrong with the topics, or
@@ -140,7 +150,7 @@ pub async fn main(file: &Path, mut parent: Option<Parent>) -> Result<(), RunErro
     let sockets = bind_on(&mut config.edge, kept)?;
     let to_keep = copies(&sockets).map_err(StartError::from)?;
     let mut edge = tokio::select! {
-        joined = Edge::join_on(config.edge.clone(), &deps, sockets) => joined?,
+        joined = Edge::join_on(config.edge.clone(), &deps, sockets, pulse) => joined?,
         // It may wait for Kafka; nothing was served yet.
         () = shutdown.requested() => return Ok(()),
     };
@@ -154,9 +164,6 @@ pub async fn main(file: &Path, mut parent: Option<Parent>) -> Result<(), RunErro
     } else {
         admin
     };
-    // Probes must hear "not ready" until the end, so the listener outlives the drain.
-    let over = Shutdown::new();
-    let tasks = Tasks::new(over.clone());
     tasks.accompany("admin", admin.serve());
     tasks.spawn("checks", OnEnd::Log, watch(store, config.bus.clone(), checks, over.clone()));
     tokio::select! {
@@ -187,6 +194,32 @@ pub async fn main(file: &Path, mut parent: Option<Parent>) -> Result<(), RunErro
         _ if failed => Err(RunError::Failed),
         Ending::Complete => Ok(()),
         Ending::Late { unknown_records } => Err(RunError::Late { unknown_records }),
+    }
+}
+
+/// Looks once a second whether all parts turn, and says so to the parent while they do.
+async fn look(pulse: Pulse, heart: Option<Heart>) {
+    let mut looks = tokio::time::interval(LOOK_EVERY);
+    // After a pause of the process all looks at once would find nobody turning.
+    looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut stands = false;
+    loop {
+        looks.tick().await;
+        match pulse.look() {
+            Ok(()) => {
+                if std::mem::take(&mut stands) {
+                    tracing::warn!("all parts turn again");
+                }
+                if let Some(heart) = &heart {
+                    heart.beat();
+                }
+            }
+            Err(stalled) if !stands => {
+                stands = true;
+                tracing::error!(%stalled, "a part hangs, and with it the process; a parent ends it soon");
+            }
+            Err(_) => {}
+        }
     }
 }
 

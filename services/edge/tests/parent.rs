@@ -227,9 +227,8 @@ fn a_killed_worker_is_told_to_no_device_and_the_next_one_reads_what_was_sent_mea
     assert_eq!(edge.udp(), udp, "the same port, though the system had chosen it");
     let mut device = UdpDevice::connect(udp, id(1), &PSK);
     device.send(b"to the third worker");
-    let metrics = get(edge.address("admin listener"), "/metrics");
-    let restarts = metrics.lines().find(|line| line.starts_with("sluice_edge_worker_restarts_total"));
-    assert!(restarts.is_some_and(|line| line.ends_with(" 2")), "{restarts:?}");
+    assert_eq!(metric(&edge, "sluice_edge_worker_restarts_total"), 2);
+    assert_eq!(metric(&edge, "sluice_edge_worker_hung_total"), 0);
 }
 
 fn get(admin: SocketAddr, path: &str) -> String {
@@ -375,6 +374,96 @@ fn a_worker_that_hangs_is_told_to_no_device() {
         assert!(!refused(&device), "a device was told that nobody is there");
         edge.logged("ready") > 1
     });
+}
+
+/// The metric of this name, as the worker that logged last says.
+fn metric(edge: &Edge, name: &str) -> u64 {
+    let metrics = get(edge.address("admin listener"), "/metrics");
+    let line = metrics.lines().find_map(|line| line.strip_prefix(name)?.rsplit_once(' '));
+    line.unwrap_or_else(|| panic!("no {name} in {metrics}")).1.parse().expect("a number")
+}
+
+#[test]
+fn a_worker_that_hangs_is_killed_and_the_next_one_serves_on_the_same_sockets() {
+    let world = World::new();
+    let edge = world.start("worker_patience = \"5s\"", &[]);
+    let udp = edge.udp();
+    let device = UdpDevice::connect(udp, id(1), &PSK);
+    let waiting = udp_socket(udp);
+    let hangs = edge.worker().expect("it is ready");
+    kill(hangs, Signal::SIGSTOP).expect("it lives");
+    waiting.send(&Attempt::new(id(1)).hello(0, None)).expect("nobody says that the port is closed");
+    eventually("the next worker serves", || {
+        assert!(!refused(&device.socket), "a device was told that nobody is there");
+        edge.logged("ready") > 1
+    });
+    assert!(!lives(hangs));
+    assert!(
+        receive(&waiting, common::device::PATIENCE).is_some(),
+        "what was sent to the hanging worker is lost"
+    );
+    let mut device = UdpDevice::connect(udp, id(1), &PSK);
+    device.send(b"to the second worker");
+    assert!(metric(&edge, "sluice_edge_worker_hung_total") >= 1);
+    assert!(edge.lines().iter().any(|line| line.starts_with("sluice-edge: the worker hangs")), "it says why");
+}
+
+#[test]
+fn a_shard_that_stands_still_is_a_worker_that_hangs() {
+    let world = World::new();
+    let edge = world.start("worker_patience = \"5s\"", &[]);
+    let worker = edge.worker().expect("it is ready");
+    let threads = std::fs::read_dir(format!("/proc/{worker}/task")).expect("it lives");
+    let mut threads = threads.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+    let is_shard = |id: &i32| {
+        let name = std::fs::read_to_string(format!("/proc/{worker}/task/{id}/comm")).expect("it lives");
+        name.trim() == "shard-1"
+    };
+    let shard = Pid::from_raw(threads.find(is_shard).expect("three shards"));
+    // Stops this thread and no other, as a debugger does; it stays so until it is killed with its process.
+    nix::sys::ptrace::attach(shard).expect("a child of ours");
+    let any_thread = nix::sys::wait::WaitPidFlag::__WALL;
+    nix::sys::wait::waitpid(shard, Some(any_thread)).expect("stopped");
+    eventually("it is said which shard stands still", || {
+        edge.lines().iter().any(|line| line.contains("a part hangs") && line.contains("shard-1"))
+    });
+    let end = nix::sys::wait::waitpid(shard, Some(any_thread)).expect("its end");
+    assert_eq!(end, nix::sys::wait::WaitStatus::Signaled(shard, Signal::SIGKILL, false));
+    eventually("the next worker serves", || edge.logged("ready") > 1);
+}
+
+#[test]
+fn a_pause_of_both_processes_is_not_taken_for_a_hang() {
+    let patience = Duration::from_secs(8);
+    let world = World::new();
+    let edge = world.start(&format!("worker_patience = \"{}s\"", patience.as_secs()), &[]);
+    let worker = edge.worker().expect("it is ready");
+    let paused = now();
+    // The parent last and first: what it does not hear is all there is to judge by.
+    kill(worker, Signal::SIGSTOP).expect("it lives");
+    edge.signal(Signal::SIGSTOP);
+    while paused.elapsed() < patience + Duration::from_secs(1) {
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    edge.signal(Signal::SIGCONT);
+    eventually("the parent has taken a turn", || {
+        let stopped = state(edge.id()).expect("it lives").0;
+        let before = turns(edge.id());
+        std::thread::sleep(Duration::from_millis(10));
+        stopped != 'T' && turns(edge.id()) > before
+    });
+    kill(worker, Signal::SIGCONT).expect("it was not killed");
+    let mut device = UdpDevice::connect(edge.udp(), id(1), &PSK);
+    device.send(b"to the same worker");
+    assert_eq!(edge.worker(), Some(worker));
+    assert_eq!(edge.logged("ready"), 1);
+}
+
+/// How often a process gave the processor back.
+fn turns(process: Pid) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{process}/status")).expect("it lives");
+    let line = status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"));
+    line.expect("a line of the kernel's").trim().parse().expect("a number")
 }
 
 #[test]

@@ -267,6 +267,42 @@ fn an_official_client_keeps_its_session_when_workers_are_killed_and_icmp_is_pass
 }
 
 #[test]
+fn an_official_client_keeps_its_session_when_a_worker_hangs_and_icmp_is_passed_on() {
+    let edge = EdgeOptions::default().with("edge.parent.worker_patience", "5s");
+    let mut cluster =
+        Cluster::start(ClusterOptions { seed: 0xc4a0_000b, edge, ..ClusterOptions::default() }).unwrap();
+    cluster.balancer().pass_icmp_on();
+    let device = cluster.world().device().unwrap();
+    let sdk = Sdk::start("1.2.2").unwrap();
+    let client = sdk.device(&device, Transport::Udp, cluster.balancer().address());
+    client.connect().unwrap();
+    let mut next = DeviceLog::first_message(0) + 1;
+    let mut acked = Vec::new();
+    send_until_acknowledged(&client, &mut next, &mut acked);
+
+    let flow = cluster.balancer().flows();
+    let victim = cluster.running().into_iter().find(|&pod| cluster.pod(pod).address() == flow[0]).unwrap();
+    cluster.pod(victim).hang_worker().unwrap();
+    // The balancer notices nothing: what is sent meanwhile waits in the socket that the parent has kept.
+    acked.extend(send_on(&client, next..next + 1));
+    next += 1;
+    wait_for("the parent to end the hang", PROGRESS * 2, || {
+        let log = cluster.pod(victim).log().map_err(|error| error.to_string())?;
+        if log.contains("the worker hangs") { Ok(()) } else { Err("it still waits".to_owned()) }
+    })
+    .unwrap();
+    cluster.pod(victim).wait_ready_again().unwrap();
+    send_until_acknowledged(&client, &mut next, &mut acked);
+
+    let counts = cluster.balancer().counts();
+    assert_eq!(counts.unreachable, 0, "a closed port was told: {counts:?}");
+    let log = DeviceLog { acked, sessions: 1, ..DeviceLog::new(device.id, 0) };
+    let verdict = Verdict::new(&[log], &cluster.world().committed(Topic::Telemetry).unwrap());
+    eprintln!("a worker hung: {verdict}, {counts:?}");
+    assert!(verdict.is_kept(), "{verdict}");
+}
+
+#[test]
 fn without_a_parent_an_official_client_loses_its_session_to_icmp() {
     let edge = EdgeOptions::default().without_parent();
     let mut cluster =

@@ -53,6 +53,27 @@ async fn send(address: SocketAddr, request: &str) -> (u16, String) {
 }
 
 #[tokio::test]
+async fn a_process_that_does_not_live_says_so_with_its_reason_and_answers_all_else() {
+    let (readiness, telemetry) =
+        (Readiness::new(), Telemetry::metrics_only(&Service::new("test", "0.0.0")).unwrap());
+    let lives = Arc::new(std::sync::atomic::AtomicBool::new(true));
+    let judged = Arc::clone(&lives);
+    let admin = Admin::bind(&any_port()).unwrap().with(telemetry, readiness);
+    let admin = admin.alive_while(move || match judged.load(std::sync::atomic::Ordering::Relaxed) {
+        true => Ok(()),
+        false => Err("shard-1 stands".to_owned()),
+    });
+    let (address, server) = (admin.local_addr(), tokio::spawn(admin.serve()));
+    assert_eq!(ask(address, "GET /livez", "").await.0, 200);
+    lives.store(false, std::sync::atomic::Ordering::Relaxed);
+    let (status, answer) = ask(address, "GET /livez", "").await;
+    assert_eq!(status, 503);
+    assert!(answer.ends_with("shard-1 stands\n"), "{answer}");
+    assert_eq!(ask(address, "GET /readyz", "").await.0, 200);
+    server.abort();
+}
+
+#[tokio::test]
 async fn alive_before_it_is_ready() {
     let running = start();
     let latch = running.readiness.latch("listeners");

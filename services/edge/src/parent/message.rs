@@ -33,6 +33,8 @@ pub(super) enum Message {
         restarts: u32,
         /// How the last one ended, as a shell would say it; 0 for the first.
         last_end: u8,
+        /// Workers that were killed because they hung.
+        hung: u32,
         /// Sockets that follow.
         sockets: u16,
     },
@@ -46,6 +48,11 @@ pub(super) enum Message {
         limits: Limits,
         /// Sockets that follow.
         sockets: u16,
+    },
+    /// Worker to parent, once a second: all of it turns.
+    Beat {
+        /// How long this worker may be silent, to the millisecond.
+        patience: Duration,
     },
 }
 
@@ -81,10 +88,11 @@ impl Message {
         bytes[0] = VERSION;
         let mut put = |at: usize, field: &[u8]| bytes[at..at + field.len()].copy_from_slice(field);
         match self {
-            Self::Start { restarts, last_end, sockets } => {
+            Self::Start { restarts, last_end, hung, sockets } => {
                 put(1, &[1, last_end]);
                 put(4, &sockets.to_le_bytes());
                 put(8, &restarts.to_le_bytes());
+                put(12, &hung.to_le_bytes());
             }
             Self::Sockets => put(1, &[2]),
             Self::Stop => put(1, &[3]),
@@ -95,6 +103,10 @@ impl Message {
                 put(4, &sockets.to_le_bytes());
                 put(8, &milliseconds(limits.longest_pause).to_le_bytes());
                 put(12, &milliseconds(limits.linger).to_le_bytes());
+            }
+            Self::Beat { patience } => {
+                put(1, &[5]);
+                put(8, &milliseconds(patience).to_le_bytes());
             }
         }
         bytes
@@ -114,7 +126,7 @@ impl Message {
             count => Ok(count),
         };
         Ok(match bytes[1] {
-            1 => Self::Start { restarts: long(8), last_end: bytes[2], sockets: sockets()? },
+            1 => Self::Start { restarts: long(8), last_end: bytes[2], hung: long(12), sockets: sockets()? },
             2 => Self::Sockets,
             3 => Self::Stop,
             4 => Self::Keep {
@@ -125,6 +137,7 @@ impl Message {
                 },
                 sockets: sockets()?,
             },
+            5 => Self::Beat { patience: Duration::from_millis(long(8).into()) },
             _ => return Err(MessageError::Malformed),
         })
     }
@@ -221,12 +234,13 @@ mod tests {
     fn messages_of_version_1_have_these_bytes() {
         let golden = [
             (
-                Message::Start { restarts: 0x0102_0304, last_end: 137, sockets: 2 },
-                "0101890002000000 0403020100000000",
+                Message::Start { restarts: 0x0102_0304, last_end: 137, hung: 7, sockets: 2 },
+                "0101890002000000 0403020107000000",
             ),
             (Message::Sockets, "0102000000000000 0000000000000000"),
             (Message::Stop, "0103000000000000 0000000000000000"),
             (Message::Keep { limits: LIMITS, sockets: 256 }, "0104050000010000 88130000dc050000"),
+            (Message::Beat { patience: Duration::from_secs(15) }, "0105000000000000 983a000000000000"),
         ];
         for (message, bytes) in golden {
             let bytes = hex::decode(bytes.replace(' ', "")).expect("hex digits");
@@ -243,7 +257,7 @@ mod tests {
         assert_eq!(Message::decode(&[stop.as_slice(), &[0]].concat()), Err(MessageError::Malformed));
         let (mut later, mut unknown) = (stop, stop);
         later[0] = 2;
-        unknown[1] = 5;
+        unknown[1] = 6;
         assert_eq!(Message::decode(&later), Err(MessageError::Version(2)));
         assert_eq!(Message::decode(&unknown), Err(MessageError::Malformed));
         let many = Message::Keep { limits: LIMITS, sockets: 257 };
@@ -254,7 +268,7 @@ mod tests {
     fn as_many_sockets_as_there_may_be_shards_pass_without_a_reader() {
         let (one, other) = pair();
         let socket = UdpSocket::bind("127.0.0.1:0").expect("a free port");
-        let start = Message::Start { restarts: 0, last_end: 0, sockets: 256 };
+        let start = Message::Start { restarts: 0, last_end: 0, hung: 0, sockets: 256 };
         send(&one, start, &[socket.as_fd(); MAX_SHARDS], SendFlags::DONTWAIT).expect("room");
         drop(one);
 

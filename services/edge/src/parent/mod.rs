@@ -5,6 +5,8 @@
 //! *worker*, which is the edge. The worker binds the sockets and gives copies of the UDP ones to the parent. While one of the two
 //! holds them, a datagram is lost or waits, as on any network, and nobody is told that the port is closed.
 //!
+//! It also looks after the worker: one that is silent for too long hangs, is killed, and is followed like one that died.
+//!
 //! The parent reads no configuration and no secret, serves nothing, and reads nothing from the network. docs/decisions/0004 says why
 //! it is made as it is.
 //!
@@ -13,8 +15,10 @@
 mod message;
 mod policy;
 mod supervise;
+mod watch;
 mod worker;
 
 pub use message::MessageError;
 pub use supervise::run;
+pub(crate) use worker::Heart;
 pub use worker::{Parent, ParentError};

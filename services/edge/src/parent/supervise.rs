@@ -17,6 +17,7 @@ use rustix::process::{Pid, WaitOptions, WaitStatus, kill_process, wait};
 
 use crate::parent::message::{Message, MessageError, receive, send};
 use crate::parent::policy::{End, Limits, Next, Policy};
+use crate::parent::watch::Watch;
 
 /// The same file, even if another one lies in its place by now: a worker of another release would be a surprise.
 const OWN_FILE: &str = "/proc/self/exe";
@@ -27,6 +28,8 @@ const LOOK_AGAIN: Duration = Duration::from_millis(100);
 /// Runs workers: this very file, with the same arguments (the first is the name it is called by) and `--worker`. Returns when one has ended
 /// as it was asked to or before it served anybody, or when too many have died: with the status of that worker, 128 plus the signal's number
 /// if it was killed.
+///
+/// A worker that is silent for longer than it said it would be is killed, and counts as one that died.
 ///
 /// SIGTERM and SIGINT are handed on. To be called before there are other threads. Other children of this process, such as orphans
 /// of a container, are reaped.
@@ -48,6 +51,8 @@ pub fn run(arguments: &[OsString]) -> ExitCode {
         stops: 0,
         restarts: 0,
         last_end: 0,
+        hung: 0,
+        patience: None,
     };
     let mut state = supervisor.start();
     loop {
@@ -102,6 +107,8 @@ struct Worker {
     link: Option<OwnedFd>,
     coming: Option<Coming>,
     started: Duration,
+    /// `None` once it was killed.
+    watch: Option<Watch>,
 }
 
 #[derive(Debug)]
@@ -126,6 +133,10 @@ struct Supervisor<'a> {
     stops: u32,
     restarts: u32,
     last_end: u8,
+    /// Workers killed because they hung.
+    hung: u32,
+    /// How long a worker may be silent, as one said last.
+    patience: Option<Duration>,
 }
 
 impl Supervisor<'_> {
@@ -136,7 +147,10 @@ impl Supervisor<'_> {
     fn start(&mut self) -> State {
         let started = self.now();
         match self.spawn() {
-            Ok((id, link)) => State::Runs(Worker { id, link: Some(link), coming: None, started }),
+            Ok((id, link)) => {
+                let watch = Some(Watch::start(started, self.patience));
+                State::Runs(Worker { id, link: Some(link), coming: None, started, watch })
+            }
             Err(error) => {
                 say(format_args!("cannot start a worker: {error}"));
                 self.ended(End::Unknown, started)
@@ -151,6 +165,7 @@ impl Supervisor<'_> {
         let start = Message::Start {
             restarts: self.restarts,
             last_end: self.last_end,
+            hung: self.hung,
             // As many as there are shards at most.
             sockets: u16::try_from(sockets.len()).unwrap_or(u16::MAX),
         };
@@ -184,18 +199,36 @@ impl Supervisor<'_> {
         let link = self.wait(&state);
         let state = self.read_signals(state);
         Ok(match state {
-            State::Runs(mut worker) if link => {
-                self.listen(&mut worker);
+            State::Runs(mut worker) => {
+                if link {
+                    self.listen(&mut worker);
+                }
+                self.judge(&mut worker);
                 State::Runs(worker)
             }
             other => other,
         })
     }
 
+    /// Kills the worker if it hangs. Its end is signalled like any other; one that does not die of it can only be waited for.
+    fn judge(&mut self, worker: &mut Worker) {
+        let now = self.now();
+        let Some(silent) = worker.watch.as_mut().and_then(|watch| watch.handle_turn(now)) else { return };
+        worker.watch = None;
+        self.hung = self.hung.saturating_add(1);
+        say(format_args!("the worker hangs: nothing was heard of it for {silent:.1?}; killing it"));
+        let _ = kill_process(worker.id, rustix::process::Signal::KILL);
+    }
+
     /// Whether the worker said something.
     fn wait(&self, state: &State) -> bool {
         let (link, limit) = match state {
-            State::Runs(worker) => (worker.link.as_ref(), worker.link.is_none().then_some(LOOK_AGAIN)),
+            State::Runs(worker) => {
+                let look = worker.link.is_none().then_some(LOOK_AGAIN);
+                let turn = worker.watch.as_ref().and_then(Watch::poll_timeout);
+                let turn = turn.map(|at| at.saturating_sub(self.now()));
+                (worker.link.as_ref(), look.into_iter().chain(turn).min())
+            }
             State::Dead { next: Next::Restart(at) | Next::Linger(at, _), .. } => {
                 (None, Some(at.saturating_sub(self.now())))
             }
@@ -303,6 +336,16 @@ impl Supervisor<'_> {
                 }
                 (Ok(Message::Sockets), sockets) if let Some(coming) = &mut worker.coming => {
                     coming.kept.sockets = sockets;
+                }
+                (Ok(Message::Beat { patience }), sockets) => {
+                    // Between two messages with sockets as well.
+                    if let Some(coming) = &mut worker.coming {
+                        coming.kept.sockets = sockets;
+                    }
+                    self.patience = Some(patience);
+                    if let Some(watch) = &mut worker.watch {
+                        watch.heard(self.begun.elapsed(), patience);
+                    }
                 }
                 (Err(MessageError::NotNow), sockets) => {
                     if let Some(coming) = &mut worker.coming {

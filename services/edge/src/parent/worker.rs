@@ -3,6 +3,7 @@
 use std::io;
 use std::net::UdpSocket;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
 
 use opentelemetry::metrics::Meter;
 use rustix::net::{RecvFlags, SendFlags};
@@ -20,6 +21,7 @@ pub struct Parent {
     link: OwnedFd,
     restarts: u32,
     last_end: u8,
+    hung: u32,
     kept: Vec<UdpSocket>,
 }
 
@@ -52,13 +54,14 @@ impl Parent {
         let link = io::stdin().as_fd().try_clone_to_owned()?;
         let mut kept = Vec::new();
         let start = receive(&link, &mut kept, RecvFlags::empty()).map_err(ParentError::None)?;
-        let Message::Start { restarts, last_end, sockets } = start else {
+        let Message::Start { restarts, last_end, hung, sockets } = start else {
             return Err(ParentError::None(MessageError::Malformed));
         };
         while kept.len() < usize::from(sockets) {
             receive(&link, &mut kept, RecvFlags::empty()).map_err(ParentError::None)?;
         }
-        Ok(Self { link, restarts, last_end, kept: kept.into_iter().map(UdpSocket::from).collect() })
+        let kept = kept.into_iter().map(UdpSocket::from).collect();
+        Ok(Self { link, restarts, last_end, hung, kept })
     }
 
     /// Sockets of the worker before, in the order of its shards; none at the first start. What came meanwhile waits in them.
@@ -78,15 +81,29 @@ impl Parent {
 
     /// Says how many workers went before, in the log and as a metric.
     pub(crate) fn report(&self, meter: &Meter) {
-        let restarts = self.restarts;
+        let (restarts, hung) = (self.restarts, self.hung);
         if restarts > 0 {
-            tracing::warn!(restarts, last_end = self.last_end, "the worker before this one has died");
+            tracing::warn!(restarts, hung, last_end = self.last_end, "the worker before this one has died");
         }
         let _registered = meter
             .u64_observable_counter("sluice.edge.worker.restarts")
             .with_description("workers started in place of one that died, since the parent's start")
             .with_callback(move |observer| observer.observe(restarts.into(), &[]))
             .build();
+        let _registered = meter
+            .u64_observable_counter("sluice.edge.worker.hung")
+            .with_description("workers killed by the parent because they hung, since the parent's start")
+            .with_callback(move |observer| observer.observe(hung.into(), &[]))
+            .build();
+    }
+
+    /// A way to tell the parent that all of this process turns.
+    ///
+    /// # Errors
+    ///
+    /// No descriptor.
+    pub(crate) fn heart(&self, config: &ParentConfig) -> io::Result<Heart> {
+        Ok(Heart { link: self.link.try_clone()?, patience: config.worker_patience })
     }
 
     /// Gives copies of the sockets to the parent, in place of what it kept before: devices are served from now on.
@@ -102,6 +119,22 @@ impl Parent {
         let count = u16::try_from(sockets.len()).unwrap_or(u16::MAX);
         let keep = Message::Keep { limits, sockets: count };
         send(&self.link, keep, &sockets, SendFlags::empty()).map_err(ParentError::Keep)
+    }
+}
+
+/// Beats to the parent.
+#[derive(Debug)]
+pub(crate) struct Heart {
+    link: OwnedFd,
+    patience: Duration,
+}
+
+impl Heart {
+    /// Says that all of this process turns. After the first time the parent kills it when that is not said for too long.
+    pub(crate) fn beat(&self) {
+        let beat = Message::Beat { patience: self.patience };
+        // A parent that is stopped does not read, and has enough to read when it goes on; that it is gone is heard elsewhere.
+        let _ = send(&self.link, beat, &[], SendFlags::DONTWAIT);
     }
 }
 

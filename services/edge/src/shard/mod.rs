@@ -51,6 +51,7 @@ pub(crate) use self::udp::PeerShard;
 use self::udp::Udp;
 use crate::counts::Count;
 use crate::link::{Relayed, SendError, SlotNews, ToShard};
+use crate::pulse::Turns;
 use crate::sockets::ShardSockets;
 use crate::udp_io::Wire;
 
@@ -161,15 +162,15 @@ impl<P: Provider> Shard<P> {
     }
 
     /// Serves until told to stop, or until everything is said and committed after a farewell. Gives the number of records whose
-    /// outcome nobody knows.
-    pub(crate) fn run(mut self, poll: Poll) -> io::Result<usize> {
-        let served = self.serve(poll);
+    /// outcome nobody knows. Each turn is told to `turns`.
+    pub(crate) fn run(mut self, poll: Poll, turns: &Turns) -> io::Result<usize> {
+        let served = self.serve(poll, turns);
         // What is complete is complete; only a late end has something left, and no time.
         let unknown = self.core.waiting.len() + self.core.records.shutdown(Duration::ZERO);
         served.map(|()| unknown)
     }
 
-    fn serve(&mut self, mut poll: Poll) -> io::Result<()> {
+    fn serve(&mut self, mut poll: Poll, turns: &Turns) -> io::Result<()> {
         let mut events = Events::with_capacity(1024);
         loop {
             let sleep = if self.has_work() { Duration::ZERO } else { self.until_next() };
@@ -200,6 +201,7 @@ impl<P: Provider> Shard<P> {
                 }
             }
             self.turn();
+            turns.turned();
             if self.phase == Phase::Over {
                 return Ok(());
             }
