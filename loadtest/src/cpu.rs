@@ -2,8 +2,7 @@
 
 use anyhow::{Context as _, Result};
 
-/// What Linux reports thread times in, on every platform it runs on today.
-const TICKS_PER_SECOND: f64 = 100.0;
+use crate::system::seconds_in;
 
 /// Seconds of processor time.
 #[derive(Debug, Clone, Copy, Default)]
@@ -37,11 +36,7 @@ pub(crate) fn of_the_edge() -> Result<Cpu> {
             writer if writer.starts_with("kafka") || writer.starts_with("rdk:") => &mut cpu.writers,
             _ => continue,
         };
-        // Fields are counted behind the name, which may hold anything.
-        let fields: Vec<_> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
-        for field in fields.get(11..13).unwrap_or_default() {
-            *sum += field.parse::<f64>().unwrap_or(0.0) / TICKS_PER_SECOND;
-        }
+        *sum += seconds_in(&stat);
     }
     Ok(cpu)
 }

@@ -39,25 +39,49 @@ pub(crate) async fn measure(kafka: Option<String>) -> Result<Value> {
     }))
 }
 
-/// Key pair, agreement, both proofs and the key schedule of one handshake, by the edge's provider.
-#[expect(clippy::disallowed_methods, reason = "this measures time")]
+/// Key pair, agreement, both proofs and the key schedule of one handshake at an edge, by its provider.
 pub(crate) fn handshake_seconds() -> f64 {
-    let psk = [7; 32];
     let device = AwsLc::x25519_public(&Secret::new([9; 32]));
-    let mut sink = 0_u8;
-    let start = Instant::now();
-    for number in 0..HANDSHAKES {
-        let mut private = [3; 32];
-        private[..4].copy_from_slice(&number.to_le_bytes());
-        let private = Secret::new(private);
-        let public = AwsLc::x25519_public(&private);
-        let nonce = [5; 32];
-        sink ^= client_proof::<AwsLc>(&psk, &nonce, DeviceId([2; 6]), &device, &public)[0];
-        if let Ok(shared) = AwsLc::x25519(&private, &device) {
-            sink ^= session_keys::<AwsLc>(&shared, &nonce, &device, &public).c2s.expose()[0];
-        }
-        sink ^= server_proof::<AwsLc>(&psk, &nonce, SessionId([1; 16]), &device, &public)[0];
+    each_seconds(|number| {
+        let pair = AwsLc::key_pair(&private(number));
+        let public = AwsLc::public_key(&pair);
+        proofs_and_keys(&pair, &device, (&device, &public))
+    })
+}
+
+/// The same at a device that has its key pair already.
+pub(crate) fn device_seconds() -> f64 {
+    let pair = AwsLc::key_pair(&private(0));
+    let public = AwsLc::public_key(&pair);
+    let edge = AwsLc::x25519_public(&Secret::new([9; 32]));
+    each_seconds(|_| proofs_and_keys(&pair, &edge, (&public, &edge)))
+}
+
+fn private(number: u32) -> Secret<32> {
+    let mut private = [3; 32];
+    private[..4].copy_from_slice(&number.to_le_bytes());
+    Secret::new(private)
+}
+
+/// What both sides do once they have a key pair. `publics`: the device's, then the edge's.
+fn proofs_and_keys(
+    pair: &<AwsLc as Provider>::KeyPair,
+    peer: &[u8; 32],
+    (device, edge): (&[u8; 32], &[u8; 32]),
+) -> u8 {
+    let (psk, nonce) = ([7; 32], [5; 32]);
+    let mut sink = client_proof::<AwsLc>(&psk, &nonce, DeviceId([2; 6]), device, edge)[0];
+    if let Ok(shared) = AwsLc::agree(pair, peer) {
+        sink ^= session_keys::<AwsLc>(&shared, &nonce, device, edge).c2s.expose()[0];
     }
+    sink ^ server_proof::<AwsLc>(&psk, &nonce, SessionId([1; 16]), device, edge)[0]
+}
+
+/// How long one of many takes.
+#[expect(clippy::disallowed_methods, reason = "this measures time")]
+fn each_seconds(once: impl Fn(u32) -> u8) -> f64 {
+    let start = Instant::now();
+    let sink = (0..HANDSHAKES).fold(0, |sink, number| sink ^ once(number));
     std::hint::black_box(sink);
     start.elapsed().as_secs_f64() / f64::from(HANDSHAKES)
 }

@@ -13,6 +13,7 @@ mod limits;
 mod report;
 mod storm;
 mod swarm;
+mod system;
 
 use std::process::ExitCode;
 use std::time::Duration;

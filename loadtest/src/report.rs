@@ -25,6 +25,15 @@ impl Latencies {
         self.0.add(&other.0).expect("all have the same bounds");
     }
 
+    pub(crate) fn clear(&mut self) {
+        self.0.reset();
+    }
+
+    /// The value that so much of what was recorded does not exceed.
+    pub(crate) fn quantile(&self, quantile: f64) -> Duration {
+        Duration::from_micros(self.0.value_at_quantile(quantile))
+    }
+
     pub(crate) fn max(&self) -> Duration {
         Duration::from_micros(self.0.max())
     }

@@ -5,14 +5,14 @@ use std::time::Duration;
 
 use anyhow::Result;
 use sluice_types::{DeviceId, Psk};
-use usmp::crypto::AwsLc;
 use usmp::device::{CloseReason, Config, Event, Exhaustion, Retransmission, UdpDevice};
 use usmp::{Instant, Secret};
 
+use super::keys::Prepared;
 use crate::swarm::Member;
 
 /// Room for one frame each way is enough here, and keeps 100,000 of them small.
-pub(crate) type Machine = UdpDevice<AwsLc, 256, 256>;
+pub(crate) type Machine = UdpDevice<Prepared, 256, 256>;
 
 /// The wait before a new attempt: 2, 4, 8, 16, 32 s without jitter, Arduino's, and the hardest case: a fleet in step (WIRE.md section 13).
 const BACK_OFF: [u64; 5] = [2, 4, 8, 16, 32];
@@ -27,7 +27,13 @@ pub(crate) struct Device {
     pub(crate) machine: Option<Box<Machine>>,
     /// Counts attempts to connect; the source port changes with it.
     pub(crate) attempts: u32,
+    /// Those of them that were over before there were pods.
+    pub(crate) before: u32,
     failures: usize,
+    /// When it lost what it had, and has waited since to try again.
+    rests: Option<Instant>,
+    /// How long it waited between attempts, while there were pods.
+    pub(crate) rested: Duration,
     pub(crate) connected: bool,
     /// When it first tried, and when its first record was acknowledged.
     pub(crate) began: Option<Instant>,
@@ -59,7 +65,10 @@ impl Device {
             psk: member.psk,
             machine: None,
             attempts: 0,
+            before: 0,
             failures: 0,
+            rests: None,
+            rested: Duration::ZERO,
             connected: false,
             began: None,
             back: None,
@@ -80,11 +89,15 @@ impl Device {
         usize::try_from(u32::from(address).checked_sub(FIRST)?).ok()
     }
 
-    pub(crate) fn connect(&mut self, now: Instant) -> Result<()> {
+    /// Tries to connect. What it waited before counts from `since`.
+    pub(crate) fn connect(&mut self, now: Instant, since: Instant) -> Result<()> {
         let psk = usmp::device::Psk::new(self.psk.expose())?;
         let (id, config) = (usmp::DeviceId(*self.id.as_bytes()), client(self.number));
         self.machine = Some(Box::new(Machine::connect(now, id, psk, Secret::new(rand::random()), config)));
         self.attempts += 1;
+        if let Some(rests) = self.rests.take() {
+            self.rested += now.saturating_duration_since(rests.max(since));
+        }
         self.began.get_or_insert(now);
         self.next_attempt = None;
         Ok(())
@@ -112,7 +125,7 @@ impl Device {
         let wait = BACK_OFF[self.failures.min(BACK_OFF.len() - 1)];
         self.failures += 1;
         (self.connected, self.machine, self.sending) = (false, None, None);
-        self.next_attempt = Some(now + Duration::from_secs(wait));
+        (self.rests, self.next_attempt) = (Some(now), Some(now + Duration::from_secs(wait)));
     }
 
     /// When something is to be done next.
@@ -123,10 +136,22 @@ impl Device {
     }
 }
 
+/// Official clients whose timers are used.
+pub(super) const KINDS: u32 = 3;
+
+/// Whose timers a device has.
+pub(crate) const fn kind(number: u32) -> &'static str {
+    match number % KINDS {
+        0 => "Python 1.2",
+        1 => "ESP-IDF 1.3",
+        _ => "Arduino 1.3",
+    }
+}
+
 /// A third each: Python 1.2, ESP-IDF and Arduino 1.3. None of them sends HELLO again once it was acknowledged.
 fn client(number: u32) -> Config {
     let config = Config { hello_repeat: None, ..Config::default() };
-    match number % 3 {
+    match number % KINDS {
         0 => Config { exhaustion: Exhaustion::KeepSession, ..config },
         1 => Config {
             handshake_timeout: None,

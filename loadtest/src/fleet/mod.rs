@@ -1,6 +1,7 @@
 //! Many devices over UDP in one thread: the machines of the protocol, a queue of timers and a few sockets.
 
 mod device;
+mod keys;
 mod wire;
 
 use std::cmp::Reverse;
@@ -13,13 +14,16 @@ use usmp::Instant;
 use usmp::wire::{FrameType, HEADER, Header, MAX_FRAME};
 
 use self::device::{Device, Happening};
-use self::wire::Wire;
+use self::keys::Prepared;
+use self::wire::{Arrival, Arrivals, Wire};
 use crate::report::Latencies;
 use crate::swarm::Member;
 
 /// As many source ports a device has, one after the other.
 const SOCKETS: usize = 4;
-/// Datagrams of one socket, and timers, of one turn.
+/// Batches of each socket in one turn. What has arrived comes before timers that are due, as it did at the device.
+const BATCHES: usize = 16;
+/// Timers of one turn.
 const AT_ONCE: usize = 256;
 /// Bytes per record.
 const RECORD: [u8; 128] = [b'x'; 128];
@@ -40,17 +44,41 @@ pub(crate) struct Counts {
     pub(crate) latencies: Latencies,
     /// How late timers were served: the generator's own part.
     pub(crate) lag: Latencies,
+    /// How long datagrams lay here before they were taken: the generator's own part, too.
+    pub(crate) queued: Latencies,
+    pub(crate) datagrams_sent: u64,
+    pub(crate) datagrams_received: u64,
+}
+
+/// What became of a device, for whoever asks at the end.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Story {
+    pub(crate) edge: usize,
+    pub(crate) kind: &'static str,
+    /// Attempts since there were pods, the one under way then among them.
+    pub(crate) attempts: u32,
+    /// Since there were pods, or since its own first attempt if that was later.
+    pub(crate) back_after: Option<Duration>,
+    /// How much of that it waited between two attempts.
+    pub(crate) rested: Duration,
 }
 
 pub(crate) struct Fleet {
     devices: Vec<Device>,
     edges: Vec<SocketAddrV4>,
     wire: Wire,
+    /// Out of its place only while it is gone through.
+    arrivals: Option<Arrivals>,
     timers: BinaryHeap<Reverse<(Instant, u32)>>,
     start: std::time::Instant,
     /// From one record of a device to the next; `None`: one only.
     interval: Option<Duration>,
     back: u32,
+    trying: u32,
+    /// When there were pods.
+    since: Instant,
+    /// How late timers and datagrams were served since somebody asked last.
+    late: Latencies,
     pub(crate) counts: Counts,
 }
 
@@ -66,7 +94,8 @@ impl Fleet {
         let (count, pods) = (u32::try_from(members.len())?, edges.len());
         let mut timers = BinaryHeap::new();
         let devices = (0..).zip(members).map(|(number, member)| {
-            let mut device = Device::new(number, member, number as usize % pods);
+            // Each pod has devices of every kind.
+            let mut device = Device::new(number, member, (number / device::KINDS) as usize % pods);
             let at = Instant::ZERO + spread / count * number;
             (device.next_attempt, device.due) = (Some(at), Some(at));
             timers.push(Reverse((at, number)));
@@ -76,12 +105,30 @@ impl Fleet {
             devices: devices.collect(),
             edges,
             wire: Wire::open(SOCKETS)?,
+            arrivals: Some(Arrivals::new()),
             timers,
             start: std::time::Instant::now(),
             interval,
             back: 0,
+            trying: 0,
+            since: Instant::ZERO,
+            late: Latencies::default(),
             counts: Counts::default(),
         })
+    }
+
+    /// Makes the key pairs of so many attempts now, on the thread that is to drive the devices.
+    pub(crate) fn prepare(attempts: usize) {
+        Prepared::prepare(attempts);
+    }
+
+    /// There are pods from now on.
+    pub(crate) fn there_are_pods(&mut self) -> Instant {
+        self.since = self.now();
+        for device in &mut self.devices {
+            device.before = device.attempts - u32::from(device.machine.is_some());
+        }
+        self.since
     }
 
     pub(crate) fn now(&self) -> Instant {
@@ -103,16 +150,42 @@ impl Fleet {
         self.devices.iter().filter(|device| device.connected).count()
     }
 
-    /// Attempts of each device.
-    pub(crate) fn attempts(&self) -> impl Iterator<Item = u32> {
-        self.devices.iter().map(|device| device.attempts)
+    /// Devices with an attempt under way.
+    pub(crate) fn trying(&self) -> u32 {
+        self.trying
     }
 
-    /// For each device that is back, how long after `since`, or after its own first attempt where that was later.
-    pub(crate) fn waits(&self, since: Instant) -> impl Iterator<Item = Duration> {
-        self.devices
-            .iter()
-            .filter_map(move |device| Some(device.back?.saturating_duration_since(device.began?.max(since))))
+    /// What became of each since there were pods.
+    pub(crate) fn stories(&self) -> impl Iterator<Item = Story> {
+        self.devices.iter().map(|device| {
+            let began = device.began.map_or(self.since, |began| began.max(self.since));
+            Story {
+                edge: device.edge,
+                kind: device::kind(device.number),
+                attempts: device.attempts - device.before,
+                back_after: device.back.map(|back| back.saturating_duration_since(began)),
+                rested: device.rested,
+            }
+        })
+    }
+
+    /// When each came back that did.
+    pub(crate) fn returns(&self) -> Vec<Instant> {
+        let mut returns: Vec<_> = self.devices.iter().filter_map(|device| device.back).collect();
+        returns.sort_unstable();
+        returns
+    }
+
+    /// How late timers and datagrams were served since this was asked last.
+    pub(crate) fn take_lateness(&mut self) -> Latencies {
+        let taken = self.late.clone();
+        self.late.clear();
+        taken
+    }
+
+    /// Datagrams that found no room here.
+    pub(crate) fn lost(&self) -> u64 {
+        self.wire.lost()
     }
 
     /// The longest that a record is under way now.
@@ -130,28 +203,7 @@ impl Fleet {
 
     /// Does what is to be done, and waits for more for at most 10 ms.
     pub(crate) fn turn(&mut self) -> Result<()> {
-        let mut buffer = [0; 2048];
-        let mut busy = false;
-        for socket in 0..self.wire.sockets() {
-            for _ in 0..AT_ONCE {
-                let Some((address, length)) = self.wire.receive(socket, &mut buffer)? else { break };
-                busy = true;
-                let now = self.now();
-                let Some(device) = Device::of(address).and_then(|number| self.devices.get_mut(number)) else {
-                    continue;
-                };
-                // What comes to the port of an earlier attempt finds nobody.
-                if device.attempts as usize % SOCKETS != socket {
-                    continue;
-                }
-                if let Some(machine) = &mut device.machine {
-                    // What is no good is dropped; the machine decides.
-                    let _ = machine.handle_datagram(now, &mut buffer[..length]);
-                }
-                let number = device.number;
-                self.drive(number)?;
-            }
-        }
+        let mut busy = self.take_datagrams()?;
         for _ in 0..AT_ONCE {
             let now = self.now();
             let Some(&Reverse((at, number))) = self.timers.peek() else { break };
@@ -163,10 +215,13 @@ impl Fleet {
             if device.due == Some(at) {
                 device.due = None;
                 busy = true;
-                self.counts.lag.record(now.saturating_duration_since(at));
+                let late = now.saturating_duration_since(at);
+                self.counts.lag.record(late);
+                self.late.record(late);
                 if device.next_attempt.is_some_and(|at| at <= now) {
-                    device.connect(now)?;
+                    device.connect(now, self.since)?;
                     self.counts.attempts += 1;
+                    self.trying += 1;
                 }
                 if let Some(machine) = &mut device.machine {
                     machine.handle_timeout(now);
@@ -181,6 +236,47 @@ impl Fleet {
         Ok(())
     }
 
+    /// Takes what has arrived; says whether there was anything.
+    fn take_datagrams(&mut self) -> Result<bool> {
+        let Some(mut arrivals) = self.arrivals.take() else { return Ok(false) };
+        let mut taken = 0;
+        for _ in 0..BATCHES {
+            let before = taken;
+            for socket in 0..self.wire.sockets() {
+                self.wire.receive(socket, &mut arrivals)?;
+                for index in 0..arrivals.count() {
+                    self.take_datagram(socket, arrivals.datagram(index))?;
+                }
+                taken += arrivals.count();
+            }
+            if taken == before {
+                break;
+            }
+        }
+        self.arrivals = Some(arrivals);
+        self.counts.datagrams_received += taken as u64;
+        Ok(taken > 0)
+    }
+
+    fn take_datagram(&mut self, socket: usize, (arrival, datagram): (Arrival, &mut [u8])) -> Result<()> {
+        let now = self.now();
+        self.counts.queued.record(arrival.waited);
+        self.late.record(arrival.waited);
+        let Some(device) = Device::of(arrival.to).and_then(|number| self.devices.get_mut(number)) else {
+            return Ok(());
+        };
+        // What comes to the port of an earlier attempt finds nobody.
+        if device.attempts as usize % SOCKETS != socket {
+            return Ok(());
+        }
+        if let Some(machine) = &mut device.machine {
+            // What is no good is dropped; the machine decides.
+            let _ = machine.handle_datagram(now, datagram);
+        }
+        let number = device.number;
+        self.drive(number)
+    }
+
     /// Sends what a device has to say, hears what happened to it, and sets its timer.
     fn drive(&mut self, number: u32) -> Result<()> {
         loop {
@@ -191,6 +287,7 @@ impl Fleet {
                 None => break,
                 Some(Happening::Connected) => {
                     device.succeeded();
+                    self.trying -= 1;
                     // Whoever comes back has something to say.
                     device.next_record = Some(now);
                     self.counts.connected += 1;
@@ -211,6 +308,7 @@ impl Fleet {
                 }
                 Some(Happening::Closed(reason)) => {
                     *self.counts.closed.entry(format!("{reason:?}")).or_default() += 1;
+                    self.trying -= u32::from(!device.connected);
                     device.failed(now);
                 }
             }
@@ -247,6 +345,7 @@ impl Fleet {
             if header.is_some_and(|(header, _)| header.frame_type == FrameType::Data) {
                 self.counts.data_frames += 1;
             }
+            self.counts.datagrams_sent += 1;
             if !self.wire.send(socket, from, self.edges[device.edge], &frame[..length]) {
                 self.counts.unsent += 1;
             }
