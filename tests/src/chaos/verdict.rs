@@ -99,12 +99,12 @@ impl Verdict {
 
 impl fmt::Display for Verdict {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { acked, audit, lost, foreign, disordered, handshakes, given_up, closed, darkest, .. } =
-            self;
+        let Self { acked, audit, lost, foreign, disordered, closed, darkest, .. } = self;
+        let Self { handshakes, unprovoked, given_up, whole_given_up, .. } = self;
         write!(
             f,
-            "acked {acked}, committed {}, lost {}, doubled {}, wrong device {}, order breaks {}, handshakes caused {handshakes}, given \
-             up {given_up}, closed {closed:?}, longest dark {darkest:?}",
+            "acked {acked}, committed {}, lost {}, doubled {}, wrong device {}, order breaks {}, handshakes caused {handshakes} (of \
+             devices whose messages are one frame {unprovoked}), given up {given_up} ({whole_given_up}), closed {closed:?}, longest dark {darkest:?}",
             audit.committed(),
             lost.len(),
             audit.doubled,
