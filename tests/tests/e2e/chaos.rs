@@ -269,7 +269,7 @@ fn an_official_client_keeps_its_session_when_workers_are_killed_and_icmp_is_pass
 #[test]
 fn an_official_client_keeps_its_session_when_a_worker_hangs_and_icmp_is_passed_on() {
     let edge = EdgeOptions::default().with("edge.parent.worker_patience", "5s");
-    let mut cluster =
+    let cluster =
         Cluster::start(ClusterOptions { seed: 0xc4a0_000b, edge, ..ClusterOptions::default() }).unwrap();
     cluster.balancer().pass_icmp_on();
     let device = cluster.world().device().unwrap();
