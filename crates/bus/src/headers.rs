@@ -6,6 +6,7 @@ use rdkafka::message::{Header, OwnedHeaders};
 
 use crate::Topic;
 use crate::group::{Entry, Group, Meta, SOURCE_ROOT};
+use crate::ledger::{WITNESS_HEADER, Witness};
 
 /// Longest value made here: a `ce_source` with a tenant of 63 bytes has 104.
 const SCRATCH: usize = 256;
@@ -28,6 +29,11 @@ pub(crate) struct DeadLetter<'a> {
     pub(crate) topic: &'a str,
     /// Its length before it was cut to what the dead-letter topic takes.
     pub(crate) payload_bytes: usize,
+}
+
+/// What a ledger record says of the store.
+pub(crate) fn witness_headers(witness: Witness) -> OwnedHeaders {
+    push(OwnedHeaders::new_with_capacity(1), WITNESS_HEADER, &witness.encode())
 }
 
 impl HeaderMaker {

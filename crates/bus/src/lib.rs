@@ -42,10 +42,12 @@ pub use event::EventEncoder;
 pub use group::{EventRecord, Group, GroupFull, Outcome, Refusal, Telemetry};
 pub use ledger::{
     LEDGER_VERSION, LedgerEntries, LedgerEntry, LedgerError, LedgerRecord, LedgerState, MAX_ENTRY_BYTES,
-    MAX_SESSIONS, Oddities, Owner, SessionKey, SessionState, Snapshot,
+    MAX_SESSIONS, Oddities, Owner, SessionKey, SessionState, Snapshot, Witness,
 };
 pub use scan::{Isolation, Scan, ScanFrom, ScanOptions, Scanned, Step};
-pub use slot::{AdoptError, Adopted, LedgerReader, SlotLost, SlotSettle, SlotWriter, adopt};
+pub use slot::{
+    AdoptError, Adopted, LedgerReader, SlotLost, SlotSettle, SlotWriter, Witnesses, adopt, witnesses,
+};
 pub use tail::{Start, Tail, TailedRecord};
 pub use topics::{ApplyOptions, Topic, TopicNames, apply, check, slots};
 pub use weakness::{Weakness, weaknesses};

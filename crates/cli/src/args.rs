@@ -54,6 +54,9 @@ pub(crate) enum Command {
     /// Create the topics on the brokers.
     #[command(subcommand)]
     Topics(TopicsCommand),
+    /// Decide about the store.
+    #[command(subcommand)]
+    Store(StoreCommand),
     /// Check what was published.
     #[command(subcommand)]
     Audit(AuditCommand),
@@ -274,6 +277,20 @@ pub(crate) enum TopicsCommand {
         /// Brokers [default: those of `--config`].
         #[arg(long, value_name = "HOST:PORT,...")]
         brokers: Option<String>,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum StoreCommand {
+    /// Accept a store that was rolled back or replaced, whose pods give out no keys for that. Revocations that it lost are not in
+    /// force any more: revoke those devices again first.
+    #[command(after_help = "Example:
+  sluice store accept --config edge.toml")]
+    Accept {
+        /// Entries of the revocation log that may be missing: up to this number, which the pods' log has as `missing`
+        /// [default: all until now, by the store's clock].
+        #[arg(long, value_name = "NUMBER")]
+        up_to: Option<u64>,
     },
 }
 

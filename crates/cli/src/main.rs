@@ -9,6 +9,7 @@ mod device;
 mod folder;
 mod output;
 mod snippets;
+mod store;
 mod tail;
 mod topics;
 
@@ -35,6 +36,7 @@ fn main() -> ExitCode {
             Command::Device(command) => device::run(&global, command).await,
             Command::Tail(args) => tail::run(&global, args).await,
             Command::Topics(command) => topics::run(&global, command).await,
+            Command::Store(command) => store::run(&global, &command).await,
             Command::Audit(command) => return Ok(audit::run(&global, command).await),
             Command::Config(command) => config::run(&global, &command),
             Command::Completions { shell } => {

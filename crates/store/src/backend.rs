@@ -31,6 +31,8 @@ pub(crate) struct LogPage {
     pub(crate) head: u64,
     /// Highest number that was dropped from the log.
     pub(crate) trimmed: u64,
+    /// What of the log may be missing, when somebody has accepted that.
+    pub(crate) accepted: Option<Stored>,
     /// Entries with their numbers, in order.
     pub(crate) entries: Vec<(u64, Vec<u8>)>,
     /// Devices whose withdrawal was announced a while ago and not logged since.
@@ -82,6 +84,11 @@ impl Backend {
     /// Writes the identity anew if it is still `old` byte for byte; `false` when it is not.
     pub(crate) async fn swap_identity(&self, old: Vec<u8>, new: Vec<u8>) -> Result<bool, StoreError> {
         delegate!(self, backend => backend.swap_identity(old, new))
+    }
+
+    /// Writes what of the log may be missing, if the stored version is `expected`, 0 for none.
+    pub(crate) async fn swap_accepted(&self, expected: u64, new: Stored) -> Result<bool, StoreError> {
+        delegate!(self, backend => backend.swap_accepted(expected, new))
     }
 
     pub(crate) async fn read_device(&self, id: DeviceId) -> Result<Option<Stored>, StoreError> {

@@ -100,9 +100,9 @@ pub enum StoreError {
     /// The store lost its content, or another one stands in its place, while this process runs.
     #[error("the store was emptied or replaced: restore it, or restart this process to accept the new one")]
     Replaced,
-    /// The store was set back: its revocation log ends before entries that this process, or another pod, has seen.
+    /// The store was set back: its revocation log lacks entries that this process, or another pod, has seen, or that are known outside.
     #[error(
-        "the store was rolled back and revocations are missing: it is put right by any pod that knows them; otherwise restore a newer copy, or restart all pods to accept this one"
+        "the store was rolled back and revocations are missing: it is put right by any pod that knows them; otherwise restore a newer copy, or accept this one with `sluice store accept`"
     )]
     RolledBack,
     /// Too many writers changed the same value at once.

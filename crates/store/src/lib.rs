@@ -64,6 +64,7 @@ pub mod simulated;
 mod slot;
 mod store;
 mod tenant;
+mod witness;
 
 #[cfg(test)]
 mod tests;
@@ -87,3 +88,4 @@ pub use session::{LastRekey, SessionKeys, SessionRecord};
 pub use slot::{MAX_SLOTS, MAX_SNAPSHOT_BYTES, SlotOwner, SlotSnapshot};
 pub use store::Store;
 pub use tenant::Tenant;
+pub use witness::StoreWitness;

@@ -1,17 +1,21 @@
 //! What this process remembers of the revocation log, to notice a store that was rolled back, and to put back what it lost.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use sluice_types::DeviceId;
 
-use crate::StoreError;
+use crate::backend::LogPage;
 use crate::store::Store;
+use crate::{LogPosition, StoreError, StoreWitness};
 
 /// Entries remembered, the newest ones: under 2 MB. A fail-over loses the last few; a backup that is older than all of these
 /// cannot be put right from here.
 const REMEMBERED: usize = 4096;
+
+/// Entries whose absence is remembered; what is heard beyond that is not needed to distrust the store.
+const DOUBTS: usize = 64;
 
 /// An entry of the log with what it takes to append it again.
 #[derive(Clone)]
@@ -33,12 +37,43 @@ struct Seen {
     /// Highest number that this process read, was given, or heard of from another pod.
     highest: u64,
     entries: VecDeque<LoggedEntry>,
+    /// What is known outside and was not found; whether it was told.
+    doubts: BTreeMap<StoreWitness, bool>,
 }
 
 impl LogMemory {
     /// Whether the store's log had got as far as is known when it was last looked at.
     pub(crate) fn check(&self) -> Result<(), StoreError> {
-        if self.found_behind.load(Ordering::Relaxed) { Err(StoreError::RolledBack) } else { Ok(()) }
+        let is_whole = !self.found_behind.load(Ordering::Relaxed) && self.lock().doubts.is_empty();
+        if is_whole { Ok(()) } else { Err(StoreError::RolledBack) }
+    }
+
+    /// Somebody outside knows of an entry that is not known here. The store is not trusted until that is settled.
+    pub(crate) fn doubt(&self, witness: StoreWitness) {
+        let mut seen = self.lock();
+        if seen.doubts.len() < DOUBTS {
+            seen.doubts.entry(witness).or_default();
+        }
+    }
+
+    /// What is in doubt, the highest position last.
+    pub(crate) fn doubts(&self) -> Vec<StoreWitness> {
+        self.lock().doubts.keys().copied().collect()
+    }
+
+    /// It is there, or need not be.
+    pub(crate) fn settle_doubt(&self, witness: StoreWitness) {
+        self.lock().doubts.remove(&witness);
+    }
+
+    /// Whether this was not told before.
+    pub(crate) fn tell_doubt(&self, witness: StoreWitness) -> bool {
+        self.lock().doubts.get_mut(&witness).is_some_and(|told| !std::mem::replace(told, true))
+    }
+
+    /// Whether this entry was read, and is remembered.
+    pub(crate) fn has_read(&self, number: u64) -> bool {
+        self.lock().entries.binary_search_by_key(&number, |entry| entry.number).is_ok()
     }
 
     /// Another pod of the same store has applied the log up to this number.
@@ -59,7 +94,7 @@ impl LogMemory {
         seen.entries.push_back(entry);
     }
 
-    fn highest(&self) -> u64 {
+    pub(crate) fn highest(&self) -> u64 {
         self.lock().highest
     }
 
@@ -76,12 +111,12 @@ impl LogMemory {
 impl Store {
     /// Compares the end of the log with what is known of it. Entries that a fail-over or an old backup took away are appended
     /// again, under new and higher numbers, so that every pod hears them; until the log has got as far as it once was, no
-    /// keys are given out.
-    pub(crate) async fn check_log(&self, head: u64) -> Result<(), StoreError> {
-        let expected = self.log.highest();
-        if head >= expected {
+    /// keys are given out. What an operator has accepted may be missing: up to the position returned.
+    pub(crate) async fn check_log(&self, page: &LogPage) -> Result<LogPosition, StoreError> {
+        let (head, expected, accepted) = (page.head, self.log.highest(), self.accepted(page));
+        if head >= expected || accepted.0 >= expected {
             self.log.found_behind.store(false, Ordering::Relaxed);
-            return Ok(());
+            return Ok(accepted);
         }
         if !self.log.found_behind.swap(true, Ordering::Relaxed) {
             tracing::error!(
@@ -100,8 +135,13 @@ impl Store {
             return Err(StoreError::RolledBack);
         }
         tracing::warn!(entries = lost.len(), "put revocations back that the store had lost");
+        // They have other numbers now; whoever still hears of the old ones need not look for them.
+        match self.write_acceptance(page, LogPosition(expected)).await {
+            Ok(_) | Err(StoreError::Contended) => {}
+            Err(error) => tracing::warn!(%error, "what was put back is not on record"),
+        }
         self.log.found_behind.store(false, Ordering::Relaxed);
-        Ok(())
+        Ok(accepted.max(LogPosition(expected)))
     }
 }
 

@@ -106,10 +106,11 @@ impl Store {
     pub async fn check(&self) -> Result<(), StoreError> {
         let page = self.backend.log_after(u64::MAX, 1).await?;
         self.check_identity(page.identity.as_deref())?;
-        self.check_log(page.head).await
+        let accepted = self.check_log(&page).await?;
+        self.settle_doubts(accepted).await
     }
 
-    /// Writes the identity anew, under the current key-encryption key. The last step before an older key is taken out: with
+    /// Writes the identity, and what was accepted of the log, anew, under the current key-encryption key. The last step before an older key is taken out: with
     /// the new key alone the store opens only from here on.
     ///
     /// # Errors
@@ -117,9 +118,10 @@ impl Store {
     /// [`StoreError::Replaced`] as [`Store::check`]; [`StoreError::Contended`] when somebody else does the same at this moment;
     /// [`StoreError`].
     pub async fn reseal_identity(&self) -> Result<(), StoreError> {
-        let found = self.backend.log_after(u64::MAX, 1).await?.identity;
-        self.check_identity(found.as_deref())?;
-        let old = found.ok_or(StoreError::Replaced)?;
+        let page = self.backend.log_after(u64::MAX, 1).await?;
+        self.check_identity(page.identity.as_deref())?;
+        self.reseal_acceptance(&page).await?;
+        let old = page.identity.ok_or(StoreError::Replaced)?;
         let new = self.identity.encode(&self.kek, clock::now());
         if self.backend.swap_identity(old, new).await? { Ok(()) } else { Err(StoreError::Contended) }
     }
@@ -150,8 +152,12 @@ impl Store {
 
     /// Counts a value that was not used.
     pub(crate) fn distrust(&self, record: &str, error: &RecordError) {
-        self.distrusted.fetch_add(1, Ordering::Relaxed);
+        self.count_distrusted();
         tracing::warn!(record, %error, "a stored value cannot be trusted and is not used");
+    }
+
+    pub(crate) fn count_distrusted(&self) {
+        self.distrusted.fetch_add(1, Ordering::Relaxed);
     }
 
     pub(crate) fn trusted(&self) -> Result<(), StoreError> {

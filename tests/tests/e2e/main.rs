@@ -17,6 +17,7 @@ mod lossy_network;
 mod readers;
 mod redis_outage;
 mod refusals;
+mod rolled_back;
 mod sessions;
 mod stopping;
 mod store_commands;

@@ -8,11 +8,14 @@ mod codec;
 mod record;
 mod snapshot;
 mod state;
+mod witness;
 
 pub use record::{LEDGER_VERSION, LedgerEntries, LedgerRecord, MAX_ENTRY_BYTES, Owner};
 pub(crate) use record::{OwnerMark, append_entry, begin_entries, encode_owner, seal};
 pub use snapshot::Snapshot;
 pub use state::{LedgerState, MAX_SESSIONS, Oddities, SessionState};
+pub use witness::Witness;
+pub(crate) use witness::{Testimony, WITNESS_HEADER};
 
 /// A whole session id, as in the datagrams of its session.
 pub type SessionKey = [u8; 16];

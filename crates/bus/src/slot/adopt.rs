@@ -26,6 +26,9 @@ const LAST_CLIENT: Duration = Duration::from_secs(2);
 /// See [`Pace::heartbeat`].
 const HEARTBEAT: Duration = Duration::from_secs(60);
 
+/// See [`Pace::news`].
+const NEWS: Duration = Duration::from_secs(10);
+
 /// A slot that is ours.
 #[derive(Debug)]
 pub struct Adopted {
@@ -118,7 +121,8 @@ pub fn adopt(
     settle: impl SlotSettle,
     deadline: Duration,
 ) -> Result<Adopted, AdoptError> {
-    adopt_with(config, slot, owner, snapshot, reader, settle, deadline, HEARTBEAT)
+    let pace = Pace { group_interval: config.group_interval, heartbeat: HEARTBEAT, news: NEWS };
+    adopt_with(config, slot, owner, snapshot, reader, settle, deadline, pace)
 }
 
 #[expect(clippy::too_many_arguments, reason = "those of `adopt`, and what only a test changes")]
@@ -130,7 +134,7 @@ pub(super) fn adopt_with(
     reader: &mut LedgerReader,
     settle: impl SlotSettle,
     deadline: Duration,
-    heartbeat: Duration,
+    pace: Pace,
 ) -> Result<Adopted, AdoptError> {
     if slot >= reader.slots() {
         return Err(AdoptError::NoSuchSlot { slot, slots: reader.slots() });
@@ -151,6 +155,7 @@ pub(super) fn adopt_with(
         Guarantee::AtLeastOnce => client()?,
     };
     publisher.ledger.belongs_to(slot, 0);
+    publisher.ledger.testify(settle.witness());
     publisher.ledger.compose_whole(&record);
     let committed = match guarantee {
         Guarantee::ExactlyOnce => publisher.run_transaction(&[]),
@@ -166,7 +171,7 @@ pub(super) fn adopt_with(
     let generation = reading.state.generation();
     publisher.ledger.belongs_to(slot, generation);
     stop.lift();
-    let writer = start(config, slot, heartbeat, publisher, reading.owner_offset, Box::new(settle))?;
+    let writer = start(config, slot, pace, publisher, reading.owner_offset, Box::new(settle))?;
     let oddities = reading.state.oddities();
     Ok(Adopted {
         writer,
@@ -210,7 +215,7 @@ fn fenced(
 fn start(
     config: &BusConfig,
     slot: u16,
-    heartbeat: Duration,
+    pace: Pace,
     publisher: Publisher,
     position: i64,
     settle: Box<dyn SlotSettle>,
@@ -222,7 +227,7 @@ fn start(
     let work = Work {
         publisher,
         guarantee: config.guarantee(),
-        pace: Pace { group_interval: config.group_interval, heartbeat },
+        pace,
         inbox,
         gate: Arc::clone(&gate),
         position: Arc::clone(&position),

@@ -7,6 +7,7 @@
 mod adopt;
 mod reader;
 mod transaction;
+mod witnesses;
 mod work;
 
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -18,12 +19,14 @@ use std::time::Duration;
 use rdkafka::error::KafkaError;
 
 use crate::group::Group;
+use crate::ledger::Witness;
 use crate::writer::{Stop, WriterStats};
 
 pub use adopt::{AdoptError, Adopted, adopt};
 pub use reader::LedgerReader;
 #[cfg(feature = "simulated")]
 pub(crate) use reader::{Replay, Taken};
+pub use witnesses::{Witnesses, witnesses};
 
 /// Takes settled groups back, on the slot's thread. It must not wait: a slow one holds up every later group.
 pub trait SlotSettle: Send + 'static {
@@ -33,6 +36,12 @@ pub trait SlotSettle: Send + 'static {
     /// The slot is not ours any more, or it is not known what was committed. Every group has come back before, those that were open with
     /// [`Outcome::Unknown`](crate::Outcome::Unknown) throughout; nothing more is committed. Whoever wants to go on adopts again.
     fn lost(&mut self, why: SlotLost);
+
+    /// What is known of the store, to be said with the ledger's next record; `None` for nothing. Asked for each of them, and every few
+    /// seconds: when it changes, a slot without work says so soon.
+    fn witness(&self) -> Option<Witness> {
+        None
+    }
 }
 
 /// Why a slot was lost.

@@ -5,13 +5,17 @@ use std::sync::mpsc::{Receiver, sync_channel};
 use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
 
 use super::adopt::adopt_with;
+use super::work::Pace;
 use super::*;
-use crate::{BusConfig, EmbeddedBroker, LedgerEntry, LedgerRecord, Outcome, Owner, Start, Tail};
+use crate::{
+    BusConfig, EmbeddedBroker, LedgerEntry, LedgerRecord, Outcome, Owner, Start, Tail, TailedRecord, Witness,
+    Witnesses, witnesses,
+};
 
 const LONG: Duration = Duration::from_secs(60);
 const NEVER: Duration = Duration::from_secs(3600);
 
-struct Into(SyncSender<Group>);
+struct Into(SyncSender<Group>, Arc<Mutex<Option<Witness>>>);
 
 impl SlotSettle for Into {
     fn settle(&mut self, group: Group) {
@@ -21,6 +25,10 @@ impl SlotSettle for Into {
     fn lost(&mut self, why: SlotLost) {
         panic!("nobody is barred at least once: {why:?}");
     }
+
+    fn witness(&self) -> Option<Witness> {
+        *self.1.lock().expect("nobody panics with it")
+    }
 }
 
 struct Rig {
@@ -28,33 +36,53 @@ struct Rig {
     config: BusConfig,
     adopted: Adopted,
     back: Receiver<Group>,
+    /// What it knows of the store.
+    witness: Arc<Mutex<Option<Witness>>>,
 }
 
 impl Rig {
     fn adopt(heartbeat: Duration) -> Self {
+        Self::adopt_with(Pace { heartbeat, news: NEVER, group_interval: Duration::ZERO }, None)
+    }
+
+    fn adopt_with(pace: Pace, witness: Option<Witness>) -> Self {
         let broker = EmbeddedBroker::start("t", 4).expect("a broker");
         let config = broker.configure(&BusConfig { topic_prefix: "t".into(), ..BusConfig::default() });
         let owner = Owner { pod: [1; 16], address: "127.0.0.1:7400".into() };
         let mut reader = LedgerReader::open(&config).expect("the ledger is there");
         let (settle, back) = sync_channel(64);
-        let adopted = adopt_with(&config, 2, &owner, None, &mut reader, Into(settle), LONG, heartbeat);
-        Self { broker, adopted: adopted.expect("adopted"), config, back }
+        let witness = Arc::new(Mutex::new(witness));
+        let settle = Into(settle, Arc::clone(&witness));
+        let adopted = adopt_with(&config, 2, &owner, None, &mut reader, settle, LONG, pace);
+        Self { broker, adopted: adopted.expect("adopted"), config, back, witness }
     }
 
     /// So many records of the ledger.
     fn ledger(&self, records: usize) -> Vec<Vec<u8>> {
+        self.records(records).into_iter().map(|record| record.payload).collect()
+    }
+
+    fn records(&self, records: usize) -> Vec<TailedRecord> {
         let tail = Tail::open(&self.config, "t.ledger", Start::Beginning).expect("the topic is there");
         let mut found = Vec::new();
         for _ in 0..600 {
             if found.len() >= records {
                 break;
             }
-            found.extend(
-                tail.next(Duration::from_millis(100)).expect("readable").map(|record| record.payload),
-            );
+            found.extend(tail.next(Duration::from_millis(100)).expect("readable"));
         }
         assert!(found.len() >= records, "{} of {records}", found.len());
         found
+    }
+
+    /// What this many records say of the store, which release 0.1 does not look at.
+    fn said(&self, records: usize) -> Vec<Option<Witness>> {
+        let of = |record: TailedRecord| {
+            LedgerRecord::decode(&record.payload).expect("a ledger record as ever");
+            let (_, value) = record.headers.into_iter().find(|(key, _)| key == "sluice_store")?;
+            Some(Witness::decode(&value).expect("a witness"))
+        };
+        self.records(records).into_iter().map(of).collect()
     }
 }
 
@@ -74,6 +102,42 @@ fn slot_without_work_says_that_it_is_there() {
         assert!(entries.is_empty(), "{record:?}");
     }
     assert!(rig.adopted.writer.stats().heartbeats.load(Ordering::Relaxed) >= 3, "they are counted");
+}
+
+fn witness(position: u64) -> Option<Witness> {
+    Some(Witness { store: [0x57; 16], position })
+}
+
+#[test]
+fn every_record_says_how_far_the_store_had_got_and_a_slot_without_work_says_so_when_it_changes() {
+    let news = Duration::from_millis(50);
+    let rig = Rig::adopt_with(Pace { heartbeat: NEVER, news, group_interval: Duration::ZERO }, witness(7));
+    assert!(rig.adopted.writer.try_submit(closing(1)).is_ok(), "it has room");
+    rig.back.recv_timeout(LONG).expect("it comes back");
+    assert_eq!(rig.said(2), [witness(7), witness(7)], "the owner's record and the one with work");
+    *rig.witness.lock().expect("nobody panics with it") = witness(9);
+    assert_eq!(rig.said(3).split_off(2), [witness(9)]);
+    assert_eq!(rig.adopted.writer.stats().heartbeats.load(Ordering::Relaxed), 1, "once");
+}
+
+#[tokio::test]
+async fn what_the_ledgers_say_of_the_store_is_read_from_their_ends() {
+    let rig =
+        Rig::adopt_with(Pace { heartbeat: NEVER, news: NEVER, group_interval: Duration::ZERO }, witness(7));
+    for position in 8..=100 {
+        *rig.witness.lock().expect("nobody panics with it") = witness(position);
+        assert!(rig.adopted.writer.try_submit(closing(1)).is_ok(), "it has room");
+        rig.back.recv_timeout(LONG).expect("it comes back");
+    }
+    let heard = witnesses(&rig.config).await.expect("the ledgers can be read");
+    assert_eq!(heard, Witnesses { heard: witness(100).into_iter().collect(), unread: 0 });
+    *rig.witness.lock().expect("nobody panics with it") = None;
+    for _ in 0..40 {
+        assert!(rig.adopted.writer.try_submit(closing(1)).is_ok(), "it has room");
+        rig.back.recv_timeout(LONG).expect("it comes back");
+    }
+    let heard = witnesses(&rig.config).await.expect("the ledgers can be read");
+    assert_eq!(heard, Witnesses::default(), "only the ends are read");
 }
 
 #[test]

@@ -22,6 +22,8 @@ pub(super) struct Pace {
     /// A slot without work says so this often: its journal is never without a record that retention keeps, and its transactional id
     /// stays known.
     pub(super) heartbeat: Duration,
+    /// A slot without work says this soon what is new of the store.
+    pub(super) news: Duration,
 }
 
 pub(super) struct Work {
@@ -53,6 +55,7 @@ impl Work {
         loop {
             let due = self.gather(last);
             let begun = now();
+            self.publisher.ledger.testify(self.settle.witness());
             let done = match due {
                 Due::Groups => self.commit(&mut all),
                 Due::Heartbeat => self.beat(),
@@ -76,10 +79,23 @@ impl Work {
 
     /// Waits for groups, and for company of the first one until the interval since the last commit is over.
     fn gather(&mut self, last: Instant) -> Due {
-        match self.inbox.recv_timeout(self.pace.heartbeat.saturating_sub(last.elapsed())) {
-            Ok(first) => self.publisher.groups.push(first),
-            Err(RecvTimeoutError::Timeout) => return Due::Heartbeat,
-            Err(RecvTimeoutError::Disconnected) => return Due::Nothing,
+        loop {
+            let wait = self.pace.heartbeat.saturating_sub(last.elapsed()).min(self.pace.news);
+            match self.inbox.recv_timeout(wait) {
+                Ok(first) => {
+                    self.publisher.groups.push(first);
+                    break;
+                }
+                Err(RecvTimeoutError::Timeout) => {
+                    // What the last record said of the store.
+                    let is_news = self.settle.witness() != self.publisher.ledger.witness();
+                    let since = last.elapsed();
+                    if since >= self.pace.heartbeat || (is_news && since >= self.pace.news) {
+                        return Due::Heartbeat;
+                    }
+                }
+                Err(RecvTimeoutError::Disconnected) => return Due::Nothing,
+            }
         }
         while self.publisher.groups.len() < self.publisher.depth {
             match self.inbox.recv_timeout(self.pace.group_interval.saturating_sub(last.elapsed())) {

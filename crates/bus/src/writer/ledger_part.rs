@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use crate::BusConfig;
 use crate::group::{Answer, Group};
-use crate::ledger::{MAX_ENTRY_BYTES, begin_entries, seal};
+use crate::ledger::{MAX_ENTRY_BYTES, Witness, begin_entries, seal};
 
 /// What a record's batch takes beside its value, with room to spare.
 const AROUND: usize = 512;
@@ -16,6 +16,7 @@ pub(crate) struct LedgerPart {
     generation: u32,
     bytes: Vec<u8>,
     records: Vec<Part>,
+    witness: Option<Witness>,
     /// Longest record.
     most_bytes: usize,
 }
@@ -30,12 +31,21 @@ struct Part {
 impl LedgerPart {
     pub(crate) fn new(config: &BusConfig) -> Self {
         let most_bytes = (config.message_max_bytes as usize).saturating_sub(AROUND);
-        Self { slot: 0, generation: 0, bytes: Vec::new(), records: Vec::new(), most_bytes }
+        Self { slot: 0, generation: 0, bytes: Vec::new(), records: Vec::new(), witness: None, most_bytes }
     }
 
     /// Says whose ledger it is. The generation is known only after reading it.
     pub(crate) const fn belongs_to(&mut self, slot: u16, generation: u32) {
         (self.slot, self.generation) = (slot, generation);
+    }
+
+    /// What each record says of the store from here on.
+    pub(crate) const fn testify(&mut self, witness: Option<Witness>) {
+        self.witness = witness;
+    }
+
+    pub(crate) const fn witness(&self) -> Option<Witness> {
+        self.witness
     }
 
     pub(crate) fn partition(&self) -> i32 {

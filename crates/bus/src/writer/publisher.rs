@@ -15,7 +15,7 @@ use super::ledger_part::LedgerPart;
 use super::producer::{Producer, Report, produce_with};
 use super::{Stop, WriterStats, count};
 use crate::group::{Answer, Entry, Group, Letter, Outcome, Refusal};
-use crate::headers::{DeadLetter, HeaderMaker};
+use crate::headers::{DeadLetter, HeaderMaker, witness_headers};
 use crate::{BusConfig, BusError, Topic, TopicNames};
 
 /// How long the thread sleeps at most before it looks whether it is to stop. Reports wake it earlier.
@@ -245,6 +245,10 @@ impl Publisher {
             BaseRecord::<[u8], [u8], usize>::with_opaque_to(self.names.of(Topic::Ledger), place.number())
                 .partition(self.ledger.partition())
                 .payload(self.ledger.record(index));
+        let record = match self.ledger.witness() {
+            Some(witness) => record.headers(witness_headers(witness)),
+            None => record,
+        };
         self.producer.send(record).map_err(|(error, _)| code_of(&error))
     }
 

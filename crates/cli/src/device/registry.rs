@@ -69,6 +69,14 @@ impl Registry {
         }
     }
 
+    /// The store, unless it is that of the running `sluice dev`.
+    pub(crate) const fn store(&self) -> Option<&Store> {
+        match self {
+            Self::Store { store, .. } => Some(store),
+            Self::Running(_) => None,
+        }
+    }
+
     /// Gives the entry's place in the revocation log, where the log is at hand.
     pub(crate) async fn revoke(&self, id: DeviceId, reason: &str) -> Result<Option<LogPosition>> {
         match self {

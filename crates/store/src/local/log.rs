@@ -5,12 +5,12 @@ use std::time::Duration;
 use redb::{Durability, ReadableTable, ReadableTableMetadata, WriteTransaction};
 use sluice_types::DeviceId;
 
-use super::tables::{ANNOUNCED, APPLIED, IDENTITY, LOG, LOGGED, META, TRIMMED, logged_key};
+use super::tables::{ACCEPTED, ANNOUNCED, APPLIED, IDENTITY, LOG, LOGGED, META, TRIMMED, logged_key};
 use super::{Local, Outcome};
 use crate::StoreError;
 use crate::backend::{Applied, LOG_ENTRIES, LogPage, PENDING_AFTER, POD_FORGOTTEN_AFTER};
 use crate::clock::now_millis;
-use crate::record::next_version;
+use crate::record::{Stored, next_version};
 
 /// Announcements handed out at a time.
 const PENDING_AT_ONCE: usize = 64;
@@ -91,6 +91,7 @@ impl Local {
                 head: head_of(&log, &meta)?,
                 identity: meta.get(IDENTITY)?.map(|value| value.value().to_vec()),
                 trimmed: meta.get(TRIMMED)?.map_or(0, |value| number(value.value())),
+                accepted: meta.get(ACCEPTED)?.and_then(|value| accepted(value.value())),
                 ..LogPage::default()
             };
             if let Some(first) = after.checked_add(1) {
@@ -108,6 +109,20 @@ impl Local {
                 }
             }
             Ok(page)
+        })
+        .await
+    }
+
+    pub(crate) async fn swap_accepted(&self, expected: u64, new: Stored) -> Result<bool, StoreError> {
+        self.write(Durability::Immediate, move |transaction| {
+            let mut meta = transaction.open_table(META)?;
+            let found = meta.get(ACCEPTED)?.and_then(|value| accepted(value.value()));
+            if found.map_or(0, |stored| stored.version) != expected {
+                return Ok(false);
+            }
+            let value = [new.version.to_be_bytes().as_slice(), &new.blob].concat();
+            meta.insert(ACCEPTED, value.as_slice())?;
+            Ok(true)
         })
         .await
     }
@@ -143,6 +158,11 @@ impl Local {
 
 fn age(now: u64, since: u64) -> Duration {
     Duration::from_millis(now.saturating_sub(since))
+}
+
+fn accepted(value: &[u8]) -> Option<Stored> {
+    let (version, blob) = value.split_first_chunk()?;
+    Some(Stored { version: u64::from_be_bytes(*version), blob: blob.to_vec() })
 }
 
 fn number(bytes: &[u8]) -> u64 {

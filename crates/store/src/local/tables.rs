@@ -51,6 +51,9 @@ pub(super) const IDENTITY: &str = "identity";
 /// In [`META`]: highest number dropped from the log, u64 big endian.
 pub(super) const TRIMMED: &str = "revocations_trimmed";
 
+/// In [`META`]: version of what was accepted of the log, u64 big endian, then the authenticated record.
+pub(super) const ACCEPTED: &str = "revocations_accepted";
+
 /// Slot, snapshot, index.
 pub(super) type ChunkKey = (u16, &'static [u8], u32);
 

@@ -20,6 +20,7 @@ use crate::slot::SnapshotId;
 /// | `P:{tenants}:names` | tenants that ever had a device | for good: follows the registry |
 /// | `P:{log}:identity` | which life of the store this is | for good: its absence means that the store was emptied |
 /// | `P:{log}:stream`, `:head`, `:logged` | revocation log | for good, bounded to 65,536 entries |
+/// | `P:{log}:accepted` | entries that may be missing from it | for good: as long as somebody may ask for them |
 /// | `P:{log}:announced` | withdrawals under way | settled within seconds by any watching pod |
 /// | `P:{log}:applied`, `:seen` | how far pods are | 1 hour after the last report |
 /// | `P:{cluster}:ring` | sealed keys that all pods share | for good: it rotates by itself |
@@ -116,6 +117,7 @@ impl Keys {
             LogPart::Stream => "stream",
             LogPart::Head => "head",
             LogPart::Logged => "logged",
+            LogPart::Accepted => "accepted",
             LogPart::Announced => "announced",
             LogPart::Applied => "applied",
             LogPart::Seen => "seen",
@@ -151,6 +153,7 @@ pub(super) enum LogPart {
     Stream,
     Head,
     Logged,
+    Accepted,
     Announced,
     Applied,
     Seen,

@@ -61,7 +61,7 @@ impl Scripts {
 }
 
 /// What `log_after.lua` answers.
-type LogFields = (Option<Vec<u8>>, u64, Vec<StreamEntry>, Vec<String>, u64);
+type LogFields = (Option<Vec<u8>>, u64, Vec<StreamEntry>, Vec<String>, u64, (Option<u64>, Option<Vec<u8>>));
 
 /// An entry of a stream as the server answers it: id, then fields and values in turn.
 type StreamEntry = (String, Vec<Vec<u8>>);
@@ -101,6 +101,10 @@ impl Redis {
         let mut invocation = self.scripts.swap_identity.key(self.keys.log(LogPart::Identity));
         invocation.arg(old).arg(new);
         Ok(self.script::<i64>(&invocation).await? == 1)
+    }
+
+    pub(crate) async fn swap_accepted(&self, expected: u64, new: Stored) -> Result<bool, StoreError> {
+        self.swap_record(&self.keys.log(LogPart::Accepted), expected, new).await
     }
 
     pub(crate) async fn read_device(&self, id: DeviceId) -> Result<Option<Stored>, StoreError> {
@@ -228,11 +232,16 @@ impl Redis {
             .key(self.keys.log(LogPart::Stream))
             .key(self.keys.log(LogPart::Head))
             .key(self.keys.log(LogPart::Announced))
+            .key(self.keys.log(LogPart::Accepted))
             .arg(after.saturating_add(1))
             .arg(limit)
             .arg(millis(PENDING_AFTER));
-        let (identity, trimmed, entries, pending, head): LogFields = self.script(&invocation).await?;
+        let (identity, trimmed, entries, pending, head, accepted): LogFields =
+            self.script(&invocation).await?;
         let mut page = LogPage { identity, head, trimmed, ..LogPage::default() };
+        if let (Some(version), Some(blob)) = accepted {
+            page.accepted = Some(Stored { version, blob });
+        }
         for (id, fields) in entries {
             let number = id.split('-').next().unwrap_or_default().parse().map_err(unexpected)?;
             let value_of =

@@ -12,6 +12,7 @@ use crate::record::{
 };
 use crate::session_record::open_session;
 use crate::slot::{Place, SlotRow, SnapshotId, snapshot_id};
+use crate::witness::Acceptance;
 use crate::{
     ClusterSecrets, DeviceHold, DeviceLocation, DeviceState, HoldReason, KeyInfo, KeySource, LogPosition,
     PodRecord, Profile, Purpose, SecretKey, SessionRecord, SlotOwner,
@@ -184,6 +185,14 @@ fn device_hold_of_revision_1_is_read() {
     let blob = golden(include_str!("../../tests/golden/hold-r1.hex"));
     assert_eq!(hex::encode(expected.encode(&ring())), hex::encode(&blob));
     assert_eq!(DeviceHold::decode(&ring(), id(1), &blob).expect("revision 1"), expected);
+}
+
+#[test]
+fn log_acceptance_of_revision_1_is_read() {
+    let expected = Acceptance { store: Identity([0x1d; 16]), up_to: LogPosition(1_764_000_000_789) };
+    let blob = golden(include_str!("../../tests/golden/acceptance-r1.hex"));
+    assert_eq!(hex::encode(expected.encode(&ring())), hex::encode(&blob));
+    assert_eq!(Acceptance::decode(&ring(), &blob).expect("revision 1"), expected);
 }
 
 #[test]

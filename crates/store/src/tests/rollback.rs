@@ -4,7 +4,11 @@ use std::path::Path;
 
 use super::cluster::pod_record;
 use super::{DEADLINE, id, individual, reason, ring};
-use crate::{KeyLookup, LogPosition, PodRecord, RegistryError, Store, StoreError};
+use crate::record::{Identity, Stored};
+use crate::witness::Acceptance;
+use crate::{
+    KekRing, KeyLookup, LogPosition, PodRecord, RegistryError, SecretKey, Store, StoreError, StoreWitness,
+};
 
 /// A store with devices 1 and 2, a copy of its file from then, and the first device's revocation after that.
 async fn revoked_after_a_copy(folder: &Path) -> (Store, LogPosition, Store) {
@@ -80,4 +84,130 @@ async fn a_pod_of_another_life_of_the_store_is_no_witness() {
     before.in_front_of(store.backend.clone()).announce_pod(&living, DEADLINE).await.expect("announced");
     assert_eq!(store.pods().await.expect("an answer").len(), 1);
     store.check().await.expect("a new life starts from nothing");
+}
+
+/// As [`revoked_after_a_copy`], seen by a process that starts when no other runs, and what the others left outside.
+async fn nobody_remembers(folder: &Path) -> (StoreWitness, Store) {
+    let (store, position, old) = revoked_after_a_copy(folder).await;
+    store.revocations_after(LogPosition::START).await.expect("readable");
+    let witness = store.witness();
+    assert_eq!(witness.position, position);
+    (witness, old.newcomer())
+}
+
+#[tokio::test]
+async fn an_old_copy_that_nobody_remembers_is_found_out_by_what_was_left_outside_and_can_be_accepted() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let (witness, store) = nobody_remembers(folder.path()).await;
+    store.check().await.expect("by itself it cannot know");
+    assert!(matches!(store.hear_witness(witness).await, Err(StoreError::RolledBack)));
+    for number in 1..=2 {
+        let keys = store.handshake_keys(id(number)).await;
+        assert!(matches!(keys, Err(StoreError::RolledBack)), "device {number}: {keys:?}");
+    }
+    assert_eq!(store.distrusted_values(), 1);
+    assert_eq!(store.witness(), witness, "whoever starts next must hear of it, too");
+
+    // A later revocation is heard, and hides nothing.
+    let later = store.newcomer().revoke(id(2), &reason("stolen")).await.expect("revoked");
+    assert!(later > witness.position);
+    let batch = store.revocations_after(LogPosition::START).await.expect("live sessions hear of it");
+    assert_eq!((batch.entries.len(), batch.entries[0].device), (1, id(2)));
+    assert!(matches!(store.check().await, Err(StoreError::RolledBack)));
+    assert_eq!(store.distrusted_values(), 1, "told once");
+
+    let operator = store.newcomer();
+    operator.accept_log(None).await.expect("accepted");
+    store.revocations_after(LogPosition::START).await.expect("readable");
+    assert!(matches!(store.handshake_keys(id(1)).await, Ok(KeyLookup::Known(_))), "as was accepted");
+    assert!(matches!(store.handshake_keys(id(2)).await, Ok(KeyLookup::Refused { .. })));
+    // It stays accepted for those who hear the old word later.
+    let next = store.newcomer();
+    next.hear_witness(witness).await.expect("accepted");
+    assert!(matches!(next.handshake_keys(id(1)).await, Ok(KeyLookup::Known(_))));
+}
+
+#[tokio::test]
+async fn only_as_much_is_accepted_as_the_operator_said() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let (witness, store) = nobody_remembers(folder.path()).await;
+    let operator = store.newcomer();
+    let before = LogPosition(witness.position.0 - 1);
+    assert_eq!(operator.accept_log(Some(before)).await.expect("accepted"), before);
+    assert!(matches!(store.hear_witness(witness).await, Err(StoreError::RolledBack)));
+    assert_eq!(operator.accept_log(Some(witness.position)).await.expect("accepted"), witness.position);
+    store.check().await.expect("now it is enough");
+    let lower = operator.accept_log(Some(before)).await.expect("nothing to do");
+    assert_eq!(lower, witness.position, "what was accepted stays so");
+}
+
+#[tokio::test]
+async fn an_acceptance_of_another_store_or_by_somebody_without_the_key_is_none() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let (witness, store) = nobody_remembers(folder.path()).await;
+    let up_to = LogPosition(u64::MAX);
+    let of_another = Acceptance { store: Identity([9; 16]), up_to }.encode(&store.kek);
+    let by_another = Acceptance { store: store.identity, up_to }.encode(&KekRing::generate().expect("bytes"));
+    let mut changed = Acceptance { store: store.identity, up_to: LogPosition(1) }.encode(&store.kek);
+    let last = changed.len() - 1;
+    changed[last] ^= 1;
+    for (version, blob) in (1..).zip([of_another, by_another, changed, Vec::new()]) {
+        let written = store.backend.swap_accepted(version - 1, Stored { version, blob }).await;
+        assert!(written.expect("the store"), "version {version}");
+        assert!(matches!(store.newcomer().hear_witness(witness).await, Err(StoreError::RolledBack)));
+    }
+    store.newcomer().accept_log(None).await.expect("in place of what is none");
+    store.newcomer().hear_witness(witness).await.expect("accepted");
+}
+
+#[tokio::test]
+async fn a_newer_copy_ends_the_doubt_and_a_whole_log_raises_none() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let (store, _, old) = revoked_after_a_copy(folder.path()).await;
+    let fresh = store.newcomer();
+    store.revocations_after(LogPosition::START).await.expect("readable");
+    fresh
+        .hear_witness(store.witness())
+        .await
+        .expect("the entry is there, though this process has not read it");
+    let pod = old.newcomer();
+    assert!(matches!(pod.hear_witness(store.witness()).await, Err(StoreError::RolledBack)));
+    let restored = pod.in_front_of(store.backend.clone());
+    restored.check().await.expect("the entry is there");
+    assert!(matches!(restored.handshake_keys(id(2)).await, Ok(KeyLookup::Known(_))));
+}
+
+#[tokio::test]
+async fn another_life_of_the_store_is_accepted_by_an_operator_and_not_by_itself() {
+    let store = super::memory().await;
+    let before = StoreWitness { position: LogPosition(1), store: [7; 16] };
+    assert!(matches!(store.hear_witness(before).await, Err(StoreError::RolledBack)));
+    store.newcomer().accept_log(None).await.expect("accepted");
+    store.check().await.expect("accepted");
+    let nothing_revoked = StoreWitness { position: LogPosition::START, store: [8; 16] };
+    store.hear_witness(nothing_revoked).await.expect("nothing can be missing");
+}
+
+#[tokio::test]
+async fn what_was_put_back_under_other_numbers_is_not_looked_for() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let (store, _, old) = revoked_after_a_copy(folder.path()).await;
+    store.revocations_after(LogPosition::START).await.expect("readable");
+    let witness = store.witness();
+    store.in_front_of(old.backend.clone()).check().await.expect("put back");
+    let newcomer = old.newcomer();
+    newcomer.hear_witness(witness).await.expect("it was put back");
+    newcomer.revocations_after(LogPosition::START).await.expect("readable");
+    assert!(matches!(newcomer.handshake_keys(id(2)).await, Ok(KeyLookup::Known(_))));
+}
+
+#[tokio::test]
+async fn what_was_accepted_is_readable_under_the_next_key_encryption_key_alone() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let (witness, store) = nobody_remembers(folder.path()).await;
+    store.newcomer().accept_log(None).await.expect("accepted");
+    let (before, next) = (SecretKey::new([0x4b; 32]), SecretKey::new([0x2d; 32]));
+    let both = KekRing::new(&next, &[before]);
+    store.with_kek(both).reseal_identity().await.expect("sealed anew");
+    store.newcomer().with_kek(KekRing::new(&next, &[])).hear_witness(witness).await.expect("accepted before");
 }

@@ -5,7 +5,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use sluice_bus::{
-    AdoptError, Adopted, BusConfig, Group, LedgerReader, Outcome, SlotLost, SlotSettle, Snapshot,
+    AdoptError, Adopted, BusConfig, Group, LedgerReader, Outcome, SlotLost, SlotSettle, Snapshot, Witness,
 };
 use sluice_peers::PeersHandle;
 use sluice_store::{SlotSnapshot, Store, StoreError};
@@ -111,6 +111,8 @@ pub(super) struct Settle {
     pub(super) news: SyncSender<SlotNews>,
     pub(super) waker: ShardWaker,
     pub(super) peers: PeersHandle,
+    /// Whose revocation log the ledger speaks of.
+    pub(super) store: Store,
 }
 
 impl Settle {
@@ -133,6 +135,11 @@ impl SlotSettle for Settle {
     fn lost(&mut self, why: SlotLost) {
         tracing::warn!(slot = self.slot, error = %why, "a slot's writer is at its end");
         self.tell(SlotNews::Lost { slot: self.slot, adoption: self.adoption });
+    }
+
+    fn witness(&self) -> Option<Witness> {
+        let known = self.store.witness();
+        Some(Witness { store: known.store, position: known.position.0 })
     }
 }
 

@@ -493,7 +493,8 @@ impl Owners {
         let adoption = self.adoptions;
         let Some(port) = self.shards.get(usize::from(self.shard_of(slot))) else { return };
         let (news, waker) = (port.news.clone(), port.waker.clone());
-        let settle = Settle { slot, adoption, news, waker, peers: self.peers.clone() };
+        let (peers, store) = (self.peers.clone(), self.store.clone());
+        let settle = Settle { slot, adoption, news, waker, peers, store };
         let owner = Owner { pod: *self.me.as_bytes(), address: self.peers.address().to_owned() };
         let (bus, readers) = (self.bus.clone(), Arc::clone(&self.readers));
         let store = self.store.clone();

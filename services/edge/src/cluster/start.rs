@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use sluice_bus::{BusConfig, BusError};
 use sluice_peers::{Member, PeerConfig, Peers, PeersHandle};
-use sluice_store::{ClusterSecrets, LogPosition, Store, StoreError};
+use sluice_store::{ClusterSecrets, LogPosition, Store, StoreError, StoreWitness};
 use sluice_types::PodId;
 use tokio::runtime::Runtime;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -90,6 +90,7 @@ impl ClusterParts {
                 Err(error) => return Err(JoinError::Ledger(error)),
             }
         };
+        hear_witnesses(store, bus).await?;
         Ok(Self { secrets, slots })
     }
 
@@ -102,6 +103,38 @@ impl ClusterParts {
     pub(crate) fn slot_map(&self) -> SlotMap {
         SlotMap::new(vec![Place::Nowhere; usize::from(self.slots)])
     }
+}
+
+/// Hears from the ledgers how far the store had got, before anything is taken from it: when no other pod runs, nobody else knows whether
+/// it was rolled back meanwhile. A store that is not trusted for it gives no keys; the pod runs all the same, and says so.
+async fn hear_witnesses(store: &Store, bus: &BusConfig) -> Result<(), JoinError> {
+    let mut waiting = false;
+    let found = loop {
+        match sluice_bus::witnesses(bus).await {
+            Ok(found) => break found,
+            Err(error @ BusError::TopicMissing(_)) => return Err(JoinError::Ledger(error)),
+            Err(error) => {
+                if !std::mem::replace(&mut waiting, true) {
+                    tracing::warn!(%error, "waiting for Kafka: its ledgers know how far the store had got");
+                }
+                tokio::time::sleep(ASK_AGAIN).await;
+            }
+        }
+    };
+    if found.unread > 0 {
+        tracing::warn!(slots = found.unread, "not every ledger was heard about the store");
+    }
+    for heard in found.heard {
+        let witness = StoreWitness { position: LogPosition(heard.position), store: heard.store };
+        match store.hear_witness(witness).await {
+            // It has said so itself.
+            Ok(()) | Err(StoreError::RolledBack) => {}
+            Err(error) => {
+                tracing::warn!(%error, "the store is not trusted until it says whether it is whole");
+            }
+        }
+    }
+    Ok(())
 }
 
 /// This pod among the others.
