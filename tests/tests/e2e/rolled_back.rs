@@ -12,7 +12,7 @@ const BOTH: [Transport; 2] = [Transport::Tcp, Transport::Udp];
 fn refused(sdk: &Sdk, device: &Credentials, edge: &Edge) {
     for transport in BOTH {
         let device = sdk.device(device, transport, edge.address());
-        let failed = device.start_connect(Duration::from_secs(5)).unwrap().failure();
+        let failed = device.start_connect(Duration::from_secs(3)).unwrap().failure();
         eprintln!("{transport:?}: {}", failed.expect("no session"));
     }
 }
