@@ -3,7 +3,7 @@
 //! | Path | Answer |
 //! |---|---|
 //! | `GET /livez` | 200 while the process can answer at all, and [`Admin::alive_while`] says that it lives, else 503 |
-//! | `GET /readyz` | 200 when it may be sent work, else 503; `?verbose` adds a line per latch and check |
+//! | `GET /readyz` | 200 when it may be sent work, else 503; `?verbose` adds a line per latch, condition and check |
 //! | `GET /metrics` | metrics in the text format of Prometheus |
 //! | `GET /log`, `PUT /log` | the log filter; from loopback, or with the token |
 

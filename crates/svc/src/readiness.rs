@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// Ready once every latch is released, and until the process drains.
+/// Ready once every latch is released, while every condition is met, and until the process drains.
 ///
 /// Checks are shown beside it (`/readyz?verbose`) and do not decide: a Kafka that is down for all must not take every
-/// pod out of the load balancer at once. There are as many latches and checks as the code names, so both are bounded.
+/// pod out of the load balancer at once. There are as many of each as the code names, so all are bounded.
 #[derive(Debug, Clone, Default)]
 pub struct Readiness {
     state: Arc<Mutex<State>>,
@@ -17,6 +17,7 @@ pub struct Readiness {
 struct State {
     latches: BTreeMap<&'static str, bool>,
     checks: BTreeMap<&'static str, Result<(), String>>,
+    conditions: BTreeMap<&'static str, Result<(), String>>,
     draining: bool,
 }
 
@@ -40,6 +41,13 @@ impl Readiness {
     pub fn check(&self, name: &'static str) -> Check {
         self.lock().checks.insert(name, Err("not yet known".to_owned()));
         Check { name, readiness: self.clone() }
+    }
+
+    /// Adds a condition of readiness, which is met until it is said not to be.
+    #[must_use = "the condition is what it was last set to"]
+    pub fn condition(&self, name: &'static str) -> Condition {
+        self.lock().conditions.insert(name, Ok(()));
+        Condition { name, readiness: self.clone() }
     }
 
     /// Not ready any more, whatever happens later.
@@ -71,6 +79,12 @@ impl Readiness {
                 format!("[-] {name} starting")
             });
         }
+        for (name, result) in &state.conditions {
+            lines.push(match result {
+                Ok(()) => format!("[+] {name} ok"),
+                Err(reason) => format!("[-] {name} {reason}"),
+            });
+        }
         for (name, result) in &state.checks {
             lines.push(match result {
                 Ok(()) => format!("[+] {name} ok"),
@@ -91,7 +105,8 @@ impl Readiness {
 
 impl State {
     fn is_ready(&self) -> bool {
-        !self.draining && self.latches.values().all(|released| *released)
+        let conditions = self.conditions.values().all(Result::is_ok);
+        !self.draining && conditions && self.latches.values().all(|released| *released)
     }
 }
 
@@ -128,12 +143,32 @@ impl Check {
     }
 }
 
+/// Something without which this process should be sent no work, at the moment. Unlike a [`Check`] it decides: use it only for what
+/// cannot be so in every process at once.
+#[derive(Debug, Clone)]
+pub struct Condition {
+    name: &'static str,
+    readiness: Readiness,
+}
+
+impl Condition {
+    /// It is met.
+    pub fn met(&self) {
+        self.readiness.lock().conditions.insert(self.name, Ok(()));
+    }
+
+    /// It is not. The reason is shown to whoever reads `/readyz?verbose`, so it holds no secret.
+    pub fn unmet(&self, reason: impl fmt::Display) {
+        self.readiness.lock().conditions.insert(self.name, Err(reason.to_string()));
+    }
+}
+
 /// What [`Readiness::report`] saw.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Report {
     /// Whether the process was ready.
     pub ready: bool,
-    /// A line per latch and check.
+    /// A line per latch, condition and check.
     pub lines: Vec<String>,
 }
 
@@ -173,6 +208,20 @@ mod tests {
         assert_eq!(report.lines, ["[-] kafka no broker answers (does not decide)"]);
         kafka.ok();
         assert_eq!(readiness.report().lines, ["[+] kafka ok"]);
+    }
+
+    #[test]
+    fn a_condition_decides_and_may_change() {
+        let readiness = Readiness::new();
+        let serving = readiness.condition("slots");
+        assert!(readiness.is_ready(), "met until said otherwise");
+        serving.unmet("others serve them");
+        let report = readiness.report();
+        assert!(!report.ready);
+        assert_eq!(report.lines, ["[-] slots others serve them"]);
+        serving.met();
+        assert!(readiness.is_ready());
+        assert_eq!(readiness.report().lines, ["[+] slots ok"]);
     }
 
     #[test]
