@@ -50,7 +50,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         let peers =
             Peers::start(config, pod, secrets_rx.clone(), members_rx.clone(), Arc::new(Nobody)).await?;
         let address = peers.handle().address().to_owned();
-        listed.push(Member { pod, address, counter: 0, draining: false });
+        listed.push(Member::new(pod, address, 0));
         pods.push(peers);
     }
     let (memory, ticks) = usage()?;

@@ -76,7 +76,7 @@ fn main() -> Result<()> {
     let members: Vec<_> = [(1, &a), (2, &b)]
         .map(|(n, pod)| {
             let address = pod.peers.handle().address().to_owned();
-            Member { pod: PodId::from_bytes([n; 16]), address, counter: 0, draining: false }
+            Member::new(PodId::from_bytes([n; 16]), address, 0)
         })
         .to_vec();
     for pod in [&a, &b] {

@@ -33,7 +33,10 @@ pub use counts::{Count, PeerCounts};
 pub use frame::{Control, FIRST_OTHER, FrameError, MAX_DATAGRAM, MAX_FRAME, MAX_PAYLOAD, VERSION};
 pub use identity::IdentityError;
 pub use inbound::{Inbound, NoRoom};
-pub use liveness::{Event, Evidence, KAFKA_ANSWER, Liveness, Member, PeerState, SILENCE, TICK};
+pub use liveness::{
+    Aside, Event, Evidence, KAFKA_ANSWER, KAFKA_LOST, KAFKA_STEADY, LINKS_LOST, LINKS_STEADY, Liveness,
+    Member, PeerState, SILENCE, SILENCE_OF_RECORDS, TICK,
+};
 pub use observer::View;
 pub use ownership::{ADOPTION_PAUSE, AdoptionPause, TooSoon, owner_of_slot, owner_of_source};
 pub use peers::{Peers, PeersEnded, PeersHandle, StartError};

@@ -2,17 +2,31 @@
 //!
 //! Two kinds of evidence make a pod dead. *Refusal*: no link to it stands and its address refuses a connection (or another pod
 //! answers there); the kernel says so at once, and it always counts. *Silence*: its heartbeat counter, by link or by member
-//! record, has not changed for [`SILENCE`] of the observer's own time. Silence may just as well be the observer's own trouble, so it
+//! record, has not changed for [`SILENCE`] of the observer's own time, or [`SILENCE_OF_RECORDS`]. Silence may just as well be the observer's own trouble, so it
 //! counts only with support: with three or more pods, fewer than half may look dead; with two, Kafka must have answered this pod
 //! within the last second. A wrong guess costs latency, never a record: who may write is decided by the fence in Kafka.
+//!
+//! A pod may also live and be of no use: see [`Aside`]. Every pod judges that of itself and of the others from the same words.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::fmt;
 use std::time::{Duration, Instant};
 
 use sluice_types::PodId;
 
+mod links;
+mod reach;
+mod standing;
+
+use self::links::Node;
+pub use self::links::{LINKS_LOST, LINKS_STEADY};
+pub use self::reach::{KAFKA_LOST, KAFKA_STEADY};
+use self::standing::Standing;
+
 /// A counter unchanged for this long is silence.
 pub const SILENCE: Duration = Duration::from_secs(1);
+/// The same of a pod that has not been heard over a link for some time: records are written, and read, every 500 ms.
+pub const SILENCE_OF_RECORDS: Duration = Duration::from_secs(2);
 /// With two pods, Kafka must have answered this recently.
 pub const KAFKA_ANSWER: Duration = Duration::from_secs(1);
 /// How often [`Liveness::handle_timeout`] wants to be called.
@@ -34,6 +48,19 @@ pub struct Member {
     pub counter: u64,
     /// It hands its slots over: no new ones.
     pub draining: bool,
+    /// Milliseconds since Kafka last answered it, when it wrote the record.
+    pub kafka_ok_within_ms: Option<u32>,
+    /// Pods with a member record that it does not hear over a link; not necessarily all of them.
+    pub unlinked: Vec<PodId>,
+}
+
+impl Member {
+    /// One that does not drain and says nothing else of itself.
+    #[must_use]
+    pub fn new(pod: PodId, address: impl Into<String>, counter: u64) -> Self {
+        let (address, unlinked) = (address.into(), Vec::new());
+        Self { pod, address, counter, draining: false, kafka_ok_within_ms: None, unlinked }
+    }
 }
 
 /// Why a pod is dead.
@@ -58,6 +85,21 @@ pub enum Event {
     Dead(PodId, Evidence),
     /// A living pod began or ended its draining.
     Draining(PodId, bool),
+    /// A living pod, this one or another, steps aside, or serves again.
+    Aside(PodId, Option<Aside>),
+}
+
+/// Why a pod that lives is given no slot and loses those it has, while others can serve them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Aside {
+    /// Kafka has not answered it for [`KAFKA_LOST`], and steadily answers another one that may be given slots. It is over when Kafka
+    /// has answered it for [`KAFKA_STEADY`]. While Kafka answers nobody, nobody steps aside, and nobody comes back.
+    NoKafka,
+    /// For [`LINKS_LOST`] it has lacked a link to one of the pods that serve: those that are all linked with each other, where the ones that
+    /// lack the fewest links come first, then those with the smallest ids. Judged from what pods that reach the store say there of their
+    /// links. Over once it has belonged to them for [`LINKS_STEADY`].
+    NoLinks,
 }
 
 /// Which end dialled.
@@ -65,6 +107,17 @@ pub enum Event {
 pub(crate) enum Direction {
     Out,
     In,
+}
+
+impl fmt::Display for Aside {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::NoKafka => "Kafka does not answer this pod, and answers others, which serve its slots",
+            Self::NoLinks => {
+                "no link to a pod that serves its slots: look at edge.cluster.advertise and the network"
+            }
+        })
+    }
 }
 
 /// How one peer looks right now.
@@ -80,8 +133,12 @@ pub struct PeerState {
     pub draining: bool,
     /// A link that this pod dialled stands.
     pub linked: bool,
+    /// Its beats come over a link.
+    pub heard: bool,
     /// Milliseconds since Kafka last answered that pod, as it said in its last heartbeat.
     pub kafka_ok_within_ms: Option<u32>,
+    /// Why it is given no slot although it lives.
+    pub aside: Option<Aside>,
 }
 
 #[derive(Debug)]
@@ -93,13 +150,18 @@ struct Peer {
     links_in: u32,
     refused: bool,
     by_link: Option<u64>,
+    /// When that came.
+    heard: Option<Instant>,
     by_record: Option<u64>,
     changed: Instant,
     kafka_ok_within_ms: Option<u32>,
+    standing: Standing,
+    /// When its record was last seen to change.
+    recorded: Instant,
 }
 
 impl PeerState {
-    /// It may be given slots: alive, not draining, and within reach.
+    /// It may be given slots if nobody better can: alive, not draining, and within reach. Whether it stands aside is asked beside.
     #[must_use]
     pub fn is_candidate(&self) -> bool {
         self.dead.is_none() && !self.draining && (self.listed || self.linked)
@@ -116,10 +178,31 @@ impl Peer {
             links_in: 0,
             refused: false,
             by_link: None,
+            heard: None,
             by_record: None,
             changed: now,
             kafka_ok_within_ms: None,
+            standing: Standing::new(now),
+            recorded: now,
         }
+    }
+
+    /// It may be given slots, and Kafka answers it.
+    fn serves(&self, now: Instant) -> bool {
+        let is_candidate = self.dead.is_none() && !self.draining && (self.listed || self.links_out > 0);
+        is_candidate && self.standing.aside().is_none() && self.standing.kafka.is_answered(now)
+    }
+
+    /// A link from it is no link while nothing comes over it: a network that swallows what is sent ends no connection for long.
+    fn is_heard(&self, now: Instant) -> bool {
+        let recent = |at: Instant| now.saturating_duration_since(at) < links::HEARD;
+        self.links_in > 0 && self.heard.is_some_and(recent)
+    }
+
+    /// How long it may stand still. Of who is known by records alone less is heard, and later.
+    fn silence(&self, now: Instant) -> Duration {
+        let recent = |at: Instant| now.saturating_duration_since(at) < links::HEARD;
+        if self.heard.is_some_and(recent) { SILENCE } else { SILENCE_OF_RECORDS }
     }
 
     fn links(&self) -> u32 {
@@ -134,6 +217,9 @@ pub struct Liveness {
     me: PodId,
     peers: BTreeMap<PodId, Peer>,
     kafka_answered: Option<Instant>,
+    standing: Standing,
+    /// This pod's counter in its own record, and when that was last seen to change: what it says of its links others see no sooner.
+    recorded: Option<(u64, Instant)>,
     last_turn: Instant,
     events: VecDeque<Event>,
 }
@@ -142,7 +228,15 @@ impl Liveness {
     /// Knows nobody but itself.
     #[must_use]
     pub fn new(now: Instant, me: PodId) -> Self {
-        Self { me, peers: BTreeMap::new(), kafka_answered: None, last_turn: now, events: VecDeque::new() }
+        Self {
+            me,
+            peers: BTreeMap::new(),
+            kafka_answered: None,
+            standing: Standing::new(now),
+            recorded: None,
+            last_turn: now,
+            events: VecDeque::new(),
+        }
     }
 
     /// The member records as they stand. Whoever is not among them and has no standing link is forgotten; while records cannot be
@@ -168,6 +262,12 @@ impl Liveness {
             if peer.by_record != Some(member.counter) {
                 peer.by_record = Some(member.counter);
                 peer.changed = now;
+                peer.recorded = now;
+                // What comes by a link is newer.
+                if !peer.is_heard(now) {
+                    let age = member.kafka_ok_within_ms.map(|ms| Duration::from_millis(ms.into()));
+                    peer.standing.kafka.told(now, age);
+                }
                 // After a refusal a record proves nothing: it may have been written just before the end.
                 if peer.dead == Some(Evidence::Silent) {
                     self.revive(member.pod);
@@ -175,6 +275,7 @@ impl Liveness {
             }
         }
         self.forget();
+        self.look_at_links(now, members);
         self.judge(now);
     }
 
@@ -182,8 +283,10 @@ impl Liveness {
     pub fn heard(&mut self, now: Instant, pod: PodId, counter: u64, kafka_ok_within_ms: Option<u32>) {
         let Some(peer) = self.peers.get_mut(&pod) else { return };
         peer.kafka_ok_within_ms = kafka_ok_within_ms;
+        peer.standing.kafka.told(now, kafka_ok_within_ms.map(|ms| Duration::from_millis(ms.into())));
         if peer.by_link != Some(counter) {
             peer.by_link = Some(counter);
+            peer.heard = Some(now);
             peer.changed = now;
             self.revive(pod);
         }
@@ -202,6 +305,9 @@ impl Liveness {
             Direction::In => &mut peer.links_in,
         };
         *links = links.saturating_add(1);
+        if direction == Direction::In {
+            peer.heard = Some(now);
+        }
         peer.refused = false;
         peer.changed = now;
         self.revive(pod);
@@ -256,7 +362,9 @@ impl Liveness {
             listed: peer.listed,
             draining: peer.draining,
             linked: peer.links_out > 0,
+            heard: peer.is_heard(self.last_turn),
             kafka_ok_within_ms: peer.kafka_ok_within_ms,
+            aside: peer.standing.aside(),
         })
     }
 
@@ -267,10 +375,27 @@ impl Liveness {
             .map(move |(pod, peer)| (*pod, now.saturating_duration_since(peer.changed) >= OVERDUE))
     }
 
+    /// Why this pod is to serve no slot, if that is so.
+    #[must_use]
+    pub const fn aside(&self) -> Option<Aside> {
+        self.standing.aside()
+    }
+
+    /// This pod stands aside, and at least one other is known to serve at this moment: devices should be sent there.
+    #[must_use]
+    pub fn others_serve_instead(&self) -> bool {
+        self.aside().is_some() && self.peers.values().any(|peer| peer.serves(self.last_turn))
+    }
+
     /// This pod slept (a stopped process, a starved host): its peers' silence is its own, all of them start anew.
     fn woke(&mut self, now: Instant) {
         if now.saturating_duration_since(self.last_turn) >= TICK + ASLEEP {
-            self.peers.values_mut().for_each(|peer| peer.changed = now);
+            for peer in self.peers.values_mut() {
+                peer.changed = now;
+                if peer.links_in > 0 {
+                    peer.heard = Some(now);
+                }
+            }
         }
         self.last_turn = self.last_turn.max(now);
     }
@@ -297,6 +422,64 @@ impl Liveness {
 
     fn judge(&mut self, now: Instant) {
         self.woke(now);
+        self.judge_deaths(now);
+        self.judge_standing(now);
+    }
+
+    /// Who lives and steps aside, or serves again.
+    fn judge_standing(&mut self, now: Instant) {
+        let answered = self.kafka_answered.map(|at| now.saturating_duration_since(at));
+        self.standing.kafka.told(now, answered);
+        let is_witness = |peer: &Peer| peer.serves(now) && peer.standing.kafka.is_steady(now);
+        let me = self.aside().is_none() && self.standing.kafka.is_steady(now);
+        let witnessed = me || self.peers.values().any(is_witness);
+        if self.recorded.is_none_or(|(_, at)| now.saturating_duration_since(at) >= links::FRESH) {
+            // The store does not answer: who has links now is not known, and others cannot know it of this pod.
+            self.standing.links.told(now, None);
+            self.peers.values_mut().for_each(|peer| peer.standing.links.told(now, None));
+        }
+        let me = (self.me, &mut self.standing);
+        let peers = self.peers.iter_mut().map(|(pod, peer)| (*pod, &mut peer.standing));
+        for (pod, standing) in std::iter::once(me).chain(peers) {
+            if standing.judge(now, witnessed) {
+                self.events.push_back(Event::Aside(pod, standing.aside()));
+            }
+        }
+    }
+
+    /// Who is linked with whom, as the records of all who reach the store say it.
+    fn look_at_links(&mut self, now: Instant, members: &[Member]) {
+        let own = members.iter().find(|member| member.pod == self.me);
+        if let Some(own) = own
+            && self.recorded.is_none_or(|(counter, _)| counter != own.counter)
+        {
+            self.recorded = Some((own.counter, now));
+        }
+        let fresh = |at: Instant| now.saturating_duration_since(at) < links::FRESH;
+        let serves = |member: &&Member| {
+            !member.draining
+                && match self.peers.get(&member.pod) {
+                    Some(peer) => {
+                        let refused = peer.dead == Some(Evidence::Refused);
+                        fresh(peer.recorded) && !refused && !peer.standing.lacks_kafka()
+                    }
+                    None => member.pod == self.me && !self.standing.lacks_kafka(),
+                }
+        };
+        let nodes: Vec<_> = members
+            .iter()
+            .filter(serves)
+            .map(|member| Node { pod: member.pod, unlinked: &member.unlinked })
+            .collect();
+        let serving = links::serving(&nodes);
+        let is_in = |pod: PodId| nodes.iter().any(|node| node.pod == pod).then(|| serving.contains(&pod));
+        self.standing.links.told(now, is_in(self.me));
+        for (pod, peer) in &mut self.peers {
+            peer.standing.links.told(now, is_in(*pod));
+        }
+    }
+
+    fn judge_deaths(&mut self, now: Instant) {
         for (pod, peer) in &mut self.peers {
             if peer.refused && peer.links() == 0 && peer.dead != Some(Evidence::Refused) {
                 if peer.dead.is_none() {
@@ -321,7 +504,7 @@ impl Liveness {
             return;
         }
         for (pod, peer) in &mut self.peers {
-            if peer.dead.is_none() && quiet(peer) >= SILENCE {
+            if peer.dead.is_none() && quiet(peer) >= peer.silence(now) {
                 peer.dead = Some(Evidence::Silent);
                 self.events.push_back(Event::Dead(*pod, Evidence::Silent));
             }
@@ -329,5 +512,7 @@ impl Liveness {
     }
 }
 
+#[cfg(test)]
+mod aside_tests;
 #[cfg(test)]
 mod tests;

@@ -7,7 +7,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep_until};
 
 use crate::counts::Count;
-use crate::liveness::{Liveness, Member, PeerState};
+use crate::liveness::{Aside, Liveness, Member, PeerState};
 use crate::shared::{Seen, Senders, Shared};
 
 /// How the deployment looks from this pod.
@@ -17,16 +17,44 @@ pub struct View {
     pub me: PodId,
     /// All peers that are known, by pod id.
     pub peers: Vec<PeerState>,
+    /// Why this pod is to serve no slot, if that is so.
+    pub aside: Option<Aside>,
+    /// It stands aside, and another pod is known to serve at this moment.
+    pub others_serve_instead: bool,
 }
 
 impl View {
     /// The pods that may be given slots or handshakes, by pod id; this one as the caller says (not while it drains).
     #[must_use]
     pub fn candidates(&self, with_me: bool) -> Vec<PodId> {
-        let peers = self.peers.iter().filter(|peer| peer.is_candidate()).map(|peer| peer.pod);
-        let mut candidates: Vec<_> = peers.chain(with_me.then_some(self.me)).collect();
+        self.candidates_but(with_me, |_| false)
+    }
+
+    /// As [`View::candidates`], without some. Pods that stand aside are among them only when there is nobody else.
+    #[must_use]
+    pub fn candidates_but(&self, with_me: bool, excluded: impl Fn(PodId) -> bool) -> Vec<PodId> {
+        let peers = self.peers.iter().filter(|peer| peer.is_candidate() && !excluded(peer.pod));
+        let peers = peers.map(|peer| (peer.pod, peer.aside));
+        let all: Vec<_> = peers.chain(with_me.then_some((self.me, self.aside))).collect();
+        let nobody_else = all.iter().all(|(_, aside)| aside.is_some());
+        let serve = all.into_iter().filter(|(_, aside)| nobody_else || aside.is_none());
+        let mut candidates: Vec<_> = serve.map(|(pod, _)| pod).collect();
         candidates.sort_unstable();
         candidates
+    }
+
+    /// Nobody but the pod itself is known.
+    pub(crate) const fn of(me: PodId) -> Self {
+        Self { me, peers: Vec::new(), aside: None, others_serve_instead: false }
+    }
+
+    pub(crate) fn from_machine(me: PodId, machine: &Liveness) -> Self {
+        Self {
+            me,
+            peers: machine.peers().collect(),
+            aside: machine.aside(),
+            others_serve_instead: machine.others_serve_instead(),
+        }
     }
 
     /// How one peer looks.
@@ -47,7 +75,6 @@ pub(crate) async fn observe(
     let mut machine = Liveness::new(Instant::now().into_std(), shared.me);
     loop {
         let alarm = Instant::from_std(machine.poll_timeout());
-        let mut changed = true;
         tokio::select! {
             Some(seen) = seen.recv() => {
                 let now = Instant::now().into_std();
@@ -71,24 +98,20 @@ pub(crate) async fn observe(
                 let now = Instant::now().into_std();
                 machine.handle_timeout(now);
                 tell_overdue(&machine, now, &senders.borrow());
-                changed = false;
             }
         }
         while let Some(event) = machine.poll_event() {
             tracing::info!(?event, "a peer changed");
             shared.inbound.changed(event);
-            changed = true;
         }
-        if changed {
-            let fresh = View { me: shared.me, peers: machine.peers().collect() };
-            view.send_if_modified(|view| {
-                let differs = **view != fresh;
-                if differs {
-                    *view = Arc::new(fresh);
-                }
-                differs
-            });
-        }
+        let fresh = View::from_machine(shared.me, &machine);
+        view.send_if_modified(|view| {
+            let differs = **view != fresh;
+            if differs {
+                *view = Arc::new(fresh);
+            }
+            differs
+        });
     }
 }
 

@@ -207,8 +207,7 @@ impl Writing<'_> {
 
     fn heartbeat(&mut self, out: &mut Vec<u8>) {
         let counter = *self.beat.borrow_and_update();
-        let kafka = self.shared.kafka.last().map(|at| at.elapsed().as_millis());
-        let kafka_ok_within_ms = kafka.and_then(|ms| u32::try_from(ms).ok());
+        let kafka_ok_within_ms = self.shared.kafka.age_ms();
         frame::heartbeat(out, &Heartbeat { counter, kafka_ok_within_ms });
         self.shared.counts.add(Count::HeartbeatsSent);
     }

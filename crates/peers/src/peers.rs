@@ -14,7 +14,7 @@ use crate::config::{HEARTBEAT, PeerConfig};
 use crate::counts::{Count, PeerCounts};
 use crate::identity::IdentityError;
 use crate::inbound::Inbound;
-use crate::liveness::Member;
+use crate::liveness::{Evidence, Member, PeerState};
 use crate::observer::{View, observe, within_bounds};
 use crate::secret::PeerSecrets;
 use crate::sender::{Outbox, PeerSender};
@@ -104,7 +104,7 @@ impl Peers {
         let (tls_tx, tls) = watch::channel(Arc::new(first));
         let (seen_tx, seen) = mpsc::channel(SEEN);
         let (beat_tx, beat) = watch::channel(0);
-        let (view_tx, view) = watch::channel(Arc::new(View { me: pod, peers: Vec::new() }));
+        let (view_tx, view) = watch::channel(Arc::new(View::of(pod)));
         let (senders_tx, senders) = watch::channel(Arc::new(Senders::new()));
         let counts = Arc::new(PeerCounts::new());
         let kafka = Arc::new(KafkaPulse::new());
@@ -207,6 +207,21 @@ impl PeersHandle {
     #[must_use]
     pub fn counter(&self) -> u64 {
         *self.beat.borrow()
+    }
+
+    /// Milliseconds since Kafka last answered this pod, for its member record.
+    #[must_use]
+    pub fn kafka_ok_within_ms(&self) -> Option<u32> {
+        self.kafka.age_ms()
+    }
+
+    /// Pods with a member record that this pod does not hear over a link, for its own record, by their ids; at most so many. One whose address
+    /// refuses connections is known to be gone and not among them.
+    #[must_use]
+    pub fn unlinked(&self, most: usize) -> Vec<PodId> {
+        let view = self.view.borrow();
+        let lacks = |peer: &&PeerState| peer.listed && !peer.heard && peer.dead != Some(Evidence::Refused);
+        view.peers.iter().filter(lacks).map(|peer| peer.pod).take(most).collect()
     }
 
     /// Kafka has answered this pod just now. From any thread, as often as it happens.

@@ -49,6 +49,11 @@ impl KafkaPulse {
         let ms = self.at.load(Ordering::Relaxed).checked_sub(1)?;
         self.start.checked_add(Duration::from_millis(ms))
     }
+
+    /// How long ago that was, as heartbeats and member records say it.
+    pub(crate) fn age_ms(&self) -> Option<u32> {
+        self.last().and_then(|at| u32::try_from(at.elapsed().as_millis()).ok())
+    }
 }
 
 pub(crate) type Senders = BTreeMap<PodId, PeerSender>;

@@ -70,7 +70,7 @@ impl SimulatedPeers {
     #[must_use]
     pub fn new(me: PodId) -> Self {
         let (senders, senders_seen) = watch::channel(Arc::new(Senders::new()));
-        let (view, view_seen) = watch::channel(Arc::new(View { me, peers: Vec::new() }));
+        let (view, view_seen) = watch::channel(Arc::new(View::of(me)));
         let (beat, beat_seen) = watch::channel(0);
         let handle = PeersHandle {
             address: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
@@ -94,8 +94,7 @@ impl SimulatedPeers {
     /// The pod beats; gives its counter and what it says of Kafka.
     pub fn beat(&mut self) -> (u64, Option<u32>) {
         self.beat.send_modify(|counter| *counter = counter.wrapping_add(1));
-        let kafka = self.handle.kafka.last().map(|at| at.elapsed().as_millis());
-        (*self.beat.borrow(), kafka.and_then(|ms| u32::try_from(ms).ok()))
+        (*self.beat.borrow(), self.handle.kafka.age_ms())
     }
 
     /// The pod reads the list of pods.
@@ -175,7 +174,7 @@ impl SimulatedPeers {
         while let Some(event) = self.liveness.poll_event() {
             events.push(event);
         }
-        let fresh = View { me: self.me, peers: self.liveness.peers().collect() };
+        let fresh = View::from_machine(self.me, &self.liveness);
         self.view.send_if_modified(|view| {
             let differs = **view != fresh;
             if differs {

@@ -81,7 +81,7 @@ pub use hold::{DeviceHold, HoldReason};
 pub use kek::{KekError, KekRing};
 pub use limit::{Limit, LimitOutcome, LimitSubject};
 pub use location::{Claim, DeviceLocation};
-pub use pod::{PodRecord, RevocationOutcome};
+pub use pod::{MAX_UNLINKED, PodRecord, RevocationOutcome};
 pub use revocation::{AppliedPosition, LogPosition, Revocation, RevocationBatch, RevocationWatch};
 pub use secret::SecretKey;
 pub use session::{LastRekey, SessionKeys, SessionRecord};

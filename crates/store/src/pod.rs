@@ -21,6 +21,8 @@ pub(crate) const MAX_POD_BYTES: usize = 1024;
 /// Longest `host:port`: 253 bytes of name, and the port.
 const MAX_ADDRESS: usize = 259;
 const MAX_VERSION: usize = 64;
+/// Most pods that a record names as out of reach.
+pub const MAX_UNLINKED: usize = 32;
 /// Pods whose counters are remembered.
 const REMEMBERED: usize = 4 * MAX_PODS;
 /// Schema revision of the message.
@@ -46,6 +48,10 @@ pub struct PodRecord {
     pub started: Timestamp,
     /// The last entry of the revocation log that it has applied.
     pub applied: LogPosition,
+    /// Milliseconds since Kafka last answered it.
+    pub kafka_ok_within_ms: Option<u32>,
+    /// Pods that it does not hear over a link, at most [`MAX_UNLINKED`].
+    pub unlinked: Vec<PodId>,
 }
 
 /// What became of a revocation by the deadline.
@@ -109,6 +115,8 @@ impl PodRecord {
             started_unix_ms: self.started.as_millis(),
             applied: self.applied.0,
             store: store.0.to_vec(),
+            kafka_ok_within_ms: self.kafka_ok_within_ms,
+            unlinked: self.unlinked.iter().flat_map(|pod| *pod.as_bytes()).collect(),
         };
         seal::authenticate(ring, POD, message.encode_to_vec())
     }
@@ -120,6 +128,7 @@ impl PodRecord {
         check_revision(message.revision, REVISION)?;
         let bytes = |bytes: &[u8]| <[u8; 16]>::try_from(bytes).map_err(|_| RecordError::Malformed);
         let store = Identity(bytes(&message.store)?);
+        let (unlinked, []) = message.unlinked.as_chunks::<16>() else { return Err(RecordError::Malformed) };
         let record = Self {
             pod: PodId::from_bytes(bytes(&message.pod)?),
             address: message.address,
@@ -128,6 +137,8 @@ impl PodRecord {
             version: message.version,
             started: Timestamp(message.started_unix_ms),
             applied: LogPosition(message.applied),
+            kafka_ok_within_ms: message.kafka_ok_within_ms,
+            unlinked: unlinked.iter().map(|pod| PodId::from_bytes(*pod)).collect(),
         };
         if record.pod.to_string() != pod {
             return Err(RecordError::Swapped);
@@ -136,7 +147,9 @@ impl PodRecord {
     }
 
     fn fits(&self) -> bool {
-        self.address.len() <= MAX_ADDRESS && self.version.len() <= MAX_VERSION
+        self.address.len() <= MAX_ADDRESS
+            && self.version.len() <= MAX_VERSION
+            && self.unlinked.len() <= MAX_UNLINKED
     }
 }
 
@@ -148,7 +161,7 @@ impl Store {
     ///
     /// # Errors
     ///
-    /// [`StoreError::Record`] when address or version are too long; [`StoreError`].
+    /// [`StoreError::Record`] when address or version are too long, or too many pods out of reach; [`StoreError`].
     pub async fn announce_pod(&self, record: &PodRecord, ttl: Duration) -> Result<(), StoreError> {
         if !record.fits() {
             let record = format!("the record of pod {}", record.pod);

@@ -346,6 +346,11 @@ impl Edge {
         serves && writers.into_iter().all(|warm| warm)
     }
 
+    /// How the deployment looks from here; `None` where there are no other pods.
+    pub(crate) fn view(&self) -> Option<watch::Receiver<Arc<sluice_peers::View>>> {
+        self.joined.as_ref().map(Joined::view)
+    }
+
     /// Waits until a part of the edge ends by itself, which is a fault; never otherwise. Drain it then.
     pub async fn failure(&mut self) {
         if let Some(failed) = &mut self.failed

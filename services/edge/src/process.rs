@@ -12,14 +12,16 @@ use axum::routing::post;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use sluice_bus::{BusConfig, BusError};
+use sluice_peers::View;
 use sluice_store::{OpenError, Store, StoreConfig};
 use sluice_svc::admin::{Admin, AdminConfig, AdminError};
 use sluice_svc::config::{LoadError, Loaded, Sources};
-use sluice_svc::readiness::{Check, Readiness};
+use sluice_svc::readiness::{Check, Condition, Readiness};
 use sluice_svc::shutdown::Shutdown;
 use sluice_svc::tasks::{OnEnd, Tasks};
 use sluice_svc::telemetry::{self, Service, TelemetryConfig, TelemetryError};
 use sluice_types::DeviceId;
+use tokio::sync::watch;
 use tokio::time::MissedTickBehavior;
 
 use crate::config::EdgeConfig;
@@ -165,7 +167,11 @@ pub async fn main(file: &Path, mut parent: Option<Parent>) -> Result<(), RunErro
         admin
     };
     tasks.accompany("admin", admin.serve());
-    tasks.spawn("checks", OnEnd::Log, watch(store, config.bus.clone(), checks, over.clone()));
+    tasks.spawn("checks", OnEnd::Log, look_at(store, config.bus.clone(), checks, over.clone()));
+    if let Some(view) = edge.view() {
+        let condition = readiness.condition("slots");
+        tasks.spawn("standing", OnEnd::Log, follow_standing(view, condition, over.clone()));
+    }
     tokio::select! {
         warm = edge.warm(WARM_WITHIN) => if !warm {
             tracing::warn!("Kafka has not answered all writers, or no slot is served here yet; ready all the same");
@@ -239,7 +245,7 @@ struct Checks {
     topics: Check,
 }
 
-async fn watch(store: Store, bus: BusConfig, checks: Checks, over: Shutdown) {
+async fn look_at(store: Store, bus: BusConfig, checks: Checks, over: Shutdown) {
     let mut weaknesses = Weaknesses::default();
     let mut round = 0;
     loop {
@@ -259,6 +265,27 @@ async fn watch(store: Store, bus: BusConfig, checks: Checks, over: Shutdown) {
         }
         tokio::select! {
             () = tokio::time::sleep(CHECK_EVERY) => {}
+            () = over.requested() => return,
+        }
+    }
+}
+
+/// Not ready while this pod stands aside and another one serves what devices bring. Only then: what is wrong for all pods must not take
+/// every one of them out of the load balancer.
+async fn follow_standing(mut view: watch::Receiver<Arc<View>>, condition: Condition, over: Shutdown) {
+    loop {
+        let (aside, others) = {
+            let view = view.borrow_and_update();
+            (view.aside, view.others_serve_instead)
+        };
+        match aside.filter(|_| others) {
+            None => condition.met(),
+            Some(why) => condition.unmet(why),
+        }
+        tokio::select! {
+            changed = view.changed() => if changed.is_err() {
+                return;
+            },
             () = over.requested() => return,
         }
     }

@@ -257,6 +257,8 @@ fn a_pod_that_died_before_anybody_saw_it_is_not_waited_for() {
         version: "0.0.1".to_owned(),
         started: Timestamp(1_764_000_000_000),
         applied: LogPosition::START,
+        kafka_ok_within_ms: None,
+        unlinked: Vec::new(),
     };
     pods.runtime.block_on(store.announce_pod(&dead, Duration::from_millis(1))).expect("announced");
     let reason = "lost".parse().expect("a reason");

@@ -145,7 +145,7 @@ impl Pod {
 }
 
 pub(super) fn member(pod: PodId, address: &str) -> Member {
-    Member { pod, address: address.into(), counter: 0, draining: false }
+    Member::new(pod, address, 0)
 }
 
 /// Looks until it holds; fails with what it saw last.

@@ -1,11 +1,12 @@
 //! What adopting a slot needs beside the decision: a warm reader, the slot's snapshot, the way back for its groups.
 
 use std::sync::mpsc::SyncSender;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use sluice_bus::{
-    AdoptError, Adopted, BusConfig, Group, LedgerReader, Outcome, SlotLost, SlotSettle, Snapshot, Witness,
+    AdoptError, Adopted, BusConfig, Group, LedgerReader, Outcome, Owner, SlotLost, SlotSettle, Snapshot,
+    Witness, adopt,
 };
 use sluice_peers::PeersHandle;
 use sluice_store::{SlotSnapshot, Store, StoreError};
@@ -17,6 +18,8 @@ use crate::shard::Sink;
 const SNAPSHOT: Duration = Duration::from_millis(700);
 /// Ledger readers that are kept warm. Each is a Kafka client with its threads; a crowd of adoptions makes more, for as long as it lasts.
 const WARM: usize = 2;
+/// How long an adoption may take.
+const ADOPTION: Duration = Duration::from_secs(20);
 
 /// Where the journals of slots are.
 #[derive(Debug, Clone)]
@@ -45,15 +48,49 @@ pub(super) async fn outcome<T: Send + 'static>(
 }
 
 /// As [`outcome`], of what blocks its thread.
-pub(super) async fn blocking_outcome<T: Send + 'static>(
+async fn blocking_outcome<T: Send + 'static>(
     adoption: impl FnOnce() -> Result<T, AdoptError> + Send + 'static,
 ) -> Result<T, NotAdopted> {
     let ended = tokio::task::spawn_blocking(adoption).await;
     ended.map_or(Err(NotAdopted::Panicked), |result| result.map_err(NotAdopted::from))
 }
 
+/// Adopts a slot, whose groups come back by `settle`.
+pub(super) async fn adopt_slot(
+    bus: Ledgers,
+    readers: Arc<Mutex<Vec<LedgerReader>>>,
+    store: Store,
+    owner: Owner,
+    settle: Settle,
+) -> Result<AdoptedSlot, NotAdopted> {
+    let (slot, adoption) = (settle.slot, settle.adoption);
+    let found = find_snapshot(&store, slot).await;
+    let damaged = found.is_err();
+    #[cfg_attr(
+        not(test),
+        expect(clippy::infallible_destructuring_match, reason = "tests have another variant")
+    )]
+    let bus = match bus {
+        Ledgers::Kafka(bus) => bus,
+        #[cfg(test)]
+        Ledgers::Simulated(ledgers) => {
+            let adopted = ledgers.adopt(slot, &owner, found.unwrap_or_default(), settle).await?;
+            return Ok(AdoptedSlot { adoption, ..adopted });
+        }
+    };
+    blocking_outcome(move || {
+        let snapshot = found.unwrap_or_default();
+        let mut reader = take_reader(&readers, &bus)?;
+        let adopted = adopt(&bus, slot, &owner, snapshot, &mut reader, settle, ADOPTION)?;
+        // One that failed may be in a state that the next adoption should not start from.
+        give_back(&readers, reader);
+        Ok(for_the_shard(slot, adoption, adopted, damaged))
+    })
+    .await
+}
+
 /// A slot that was adopted, for its shard.
-pub(super) fn for_the_shard(slot: u16, adoption: u64, adopted: Adopted, damaged: bool) -> AdoptedSlot {
+fn for_the_shard(slot: u16, adoption: u64, adopted: Adopted, damaged: bool) -> AdoptedSlot {
     let Adopted { writer, generation, sessions, read, snapshot_discarded, .. } = adopted;
     tracing::info!(slot, generation, sessions = sessions.len(), read, "slot adopted");
     let snapshot_discarded = snapshot_discarded || damaged;
@@ -62,10 +99,10 @@ pub(super) fn for_the_shard(slot: u16, adoption: u64, adopted: Adopted, damaged:
 
 /// A snapshot that is there and is none.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Damaged;
+struct Damaged;
 
 /// The slot's snapshot, if there is one and the store gives it in time. Nothing waits for it: the ledger says the same, if longer.
-pub(super) async fn find_snapshot(store: &Store, slot: u16) -> Result<Option<Snapshot>, Damaged> {
+async fn find_snapshot(store: &Store, slot: u16) -> Result<Option<Snapshot>, Damaged> {
     match tokio::time::timeout(SNAPSHOT, store.slot_snapshot(slot)).await {
         Ok(Ok(Some(found))) => read_snapshot(slot, &found).map(Some),
         Ok(Err(StoreError::Record { source, .. })) => {

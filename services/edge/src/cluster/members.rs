@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use sluice_peers::{Member, PeersHandle};
-use sluice_store::{LogPosition, PodRecord, Store, StoreError};
+use sluice_store::{LogPosition, MAX_UNLINKED, PodRecord, Store, StoreError};
 use sluice_types::{PodId, Timestamp};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -30,6 +30,8 @@ pub(super) fn member(record: &PodRecord) -> Member {
         address: record.address.clone(),
         counter: record.counter,
         draining: record.draining,
+        kafka_ok_within_ms: record.kafka_ok_within_ms,
+        unlinked: record.unlinked.clone(),
     }
 }
 
@@ -81,6 +83,8 @@ async fn round(
         version: env!("CARGO_PKG_VERSION").to_owned(),
         started: myself.started,
         applied: *myself.applied.borrow(),
+        kafka_ok_within_ms: peers.kafka_ok_within_ms(),
+        unlinked: peers.unlinked(MAX_UNLINKED),
     };
     store.announce_pod(&record, TTL).await?;
     let found: Vec<Member> = store.pods().await?.iter().map(member).collect();

@@ -3,11 +3,13 @@
 
 mod adoption;
 mod announcement;
+mod holding;
 mod inbound;
 mod keeper;
 mod members;
 mod owner;
 mod penalties;
+mod pulse;
 mod ring;
 #[cfg(test)]
 mod simulated;

@@ -7,18 +7,17 @@ use std::collections::HashSet;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use sluice_bus::{LedgerReader, Owner, adopt};
-use sluice_peers::{AdoptionPause, Control, PeersHandle, View, owner_of_slot};
+use sluice_bus::{LedgerReader, Owner};
+use sluice_peers::{AdoptionPause, Aside, Control, PeerState, PeersHandle, View, owner_of_slot};
 use sluice_store::Store;
 use sluice_types::PodId;
 use tokio::sync::{mpsc, oneshot, watch};
 
-use super::adoption::{
-    Ledgers, NotAdopted, Settle, blocking_outcome, find_snapshot, for_the_shard, give_back, outcome,
-    take_reader,
-};
+use super::adoption::{Ledgers, NotAdopted, Settle, adopt_slot, outcome};
 use super::announcement::{announce, announced, drains, says_it_drains};
+use super::holding::{Slot, State, serving_all};
 use super::inbound::FromPeers;
+use super::pulse::{PULSE, Pulse};
 use super::slot_map::{Place, SlotMap};
 use super::start::ShardPort;
 use crate::clock::Clock;
@@ -30,10 +29,10 @@ const LOOK: Duration = Duration::from_millis(100);
 const GRACE: Duration = Duration::from_secs(1);
 /// Adoptions at once.
 const AT_ONCE: usize = 8;
-/// How long one may take.
-const ADOPTION: Duration = Duration::from_secs(20);
 /// For so long a slot is not given back to the pod it came from; by then the store has told whether that pod drains.
 const GIVEN: Duration = Duration::from_secs(5);
+/// A pod that is given a slot and stands aside keeps it for so long: who gave it may have found a moment sooner that all is well again.
+const UNFIT: Duration = Duration::from_secs(1);
 /// How long a link may take a hand-over.
 const LINK: Duration = Duration::from_millis(500);
 /// Pause after one that failed.
@@ -46,31 +45,6 @@ const RETIRE: Duration = Duration::from_secs(3);
 /// pods takes the other one for the owner.
 const ANNOUNCE: Duration = Duration::from_millis(1500);
 const BELIEVED: Duration = Duration::from_secs(5);
-/// Questions to Kafka whether it answers.
-const PULSE: Duration = Duration::from_millis(400);
-
-/// What this pod does with a slot.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum State {
-    Elsewhere,
-    Adopting,
-    Ours { generation: u32 },
-    Leaving,
-}
-
-#[derive(Debug, Clone, Copy)]
-struct Slot {
-    state: State,
-    /// Who was last heard to serve it, and since which generation.
-    owner: Option<(PodId, u32)>,
-    /// When that was heard last.
-    heard: Option<Instant>,
-    /// It was handed over to this pod.
-    given: bool,
-    /// By whom, and when: that pod drains, whether or not the store has said so yet.
-    giver: Option<(PodId, Instant)>,
-    not_before: Option<Instant>,
-}
 
 /// What comes of an adoption.
 pub(super) type AdoptionResult = (u16, Result<AdoptedSlot, NotAdopted>);
@@ -91,8 +65,7 @@ pub(super) struct Owners {
     adopting: usize,
     /// Begun so far.
     adoptions: u64,
-    /// The question to Kafka that is on its way.
-    asking: Option<tokio::task::JoinHandle<()>>,
+    pulse: Pulse,
     /// Who waits for the end of the drain.
     drained: Option<oneshot::Sender<()>>,
     retire_next: Instant,
@@ -120,14 +93,6 @@ pub(super) struct Beginning {
 impl Owners {
     pub(super) fn new(beginning: Beginning) -> Self {
         let Beginning { me, bus, store, clock, peers, shards, map, draining, slots } = beginning;
-        let free = Slot {
-            state: State::Elsewhere,
-            owner: None,
-            heard: None,
-            given: false,
-            giver: None,
-            not_before: None,
-        };
         Self {
             me,
             bus,
@@ -138,12 +103,12 @@ impl Owners {
             map,
             draining,
             readers: Arc::default(),
-            slots: vec![free; usize::from(slots)],
+            slots: vec![Slot::FREE; usize::from(slots)],
             pause: AdoptionPause::new(slots),
             started: now(),
             adopting: 0,
             adoptions: 0,
-            asking: None,
+            pulse: Pulse::default(),
             drained: None,
             retire_next: now(),
             drains: HashSet::new(),
@@ -172,7 +137,7 @@ impl Owners {
                 biased;
                 _ = look.tick() => {}
                 _ = announce.tick() => self.announce(),
-                _ = pulse.tick() => self.ask_kafka(),
+                _ = pulse.tick() => self.pulse.ask(&self.bus, &self.readers, &self.peers),
                 Ok(()) = view.changed() => {}
                 Some(done) = drain.recv() => {
                     self.drained = Some(done);
@@ -315,9 +280,7 @@ impl Owners {
 
     /// Which pods may be given slots, as far as is known; this one among them or not.
     fn candidates(&self, view: &View, with_me: bool) -> Vec<PodId> {
-        let mut candidates = view.candidates(with_me);
-        candidates.retain(|pod| !self.drains.contains(pod));
-        candidates
+        view.candidates_but(with_me, |pod| self.drains.contains(&pod))
     }
 
     /// Gives a slot that is nobody's to the pod whose share it is, if there is another one.
@@ -405,6 +368,9 @@ impl Owners {
         let draining = *self.draining.borrow();
         self.drains.retain(|pod| view.peer(*pod).is_some());
         let candidates = self.candidates(view, !draining);
+        let fit = candidates.contains(&self.me);
+        // Those that have links find that out from the same records, and adopt without being asked.
+        let unheard = view.aside == Some(Aside::NoLinks) && !fit;
         let now = now();
         let settled_in = now >= self.started + GRACE;
         let slots = u16::try_from(self.slots.len()).unwrap_or(u16::MAX);
@@ -414,22 +380,31 @@ impl Owners {
             match found.state {
                 State::Elsewhere => {
                     let holder = found.owner.map(|(pod, _)| pod).filter(|pod| *pod != self.me);
-                    let held = holder
-                        .and_then(|pod| view.peer(pod))
-                        .is_some_and(|peer| peer.dead.is_none() && (!peer.draining || peer.linked));
-                    let wanted = found.given || target == Some(self.me) && settled_in && !held;
+                    let held =
+                        holder.and_then(|pod| view.peer(pod)).is_some_and(|peer| holds_on(peer, &candidates));
+                    let wanted = found.given && fit || target == Some(self.me) && settled_in && !held;
                     let due = found.not_before.is_none_or(|at| at <= now);
+                    let since = found.giver.map_or(self.started, |(_, at)| at);
+                    if found.given && !fit && !draining && now >= since + UNFIT {
+                        tracing::info!(
+                            slot,
+                            "a slot was given to this pod, which cannot serve it: it goes on to another one"
+                        );
+                        self.hand_over(slot).await;
+                    }
                     let may = !draining && wanted && due && self.adopting < AT_ONCE;
                     // A slot that was given is not limited.
                     if may && (found.given || self.pause.claim(now, slot).is_ok()) {
                         self.begin(slot, done.clone());
                     }
                 }
-                // Only to a pod that hears of it, and not back to one that has just given it away.
+                // Cut off from Kafka nothing can be finished: the slot stays until another pod says that it has adopted it.
+                State::Ours { .. } if view.aside == Some(Aside::NoKafka) && !draining => {}
+                // Only to a pod that hears of it, if any does, and not back to one that has just given it away.
                 State::Ours { .. }
                     if target.is_some_and(|pod| {
                         pod != self.me
-                            && view.peer(pod).is_some_and(|peer| peer.linked)
+                            && (unheard || view.peer(pod).is_some_and(|peer| peer.linked))
                             && found.giver.is_none_or(|(giver, at)| giver != pod || now >= at + GIVEN)
                     }) =>
                 {
@@ -497,32 +472,7 @@ impl Owners {
         let settle = Settle { slot, adoption, news, waker, peers, store };
         let owner = Owner { pod: *self.me.as_bytes(), address: self.peers.address().to_owned() };
         let (bus, readers) = (self.bus.clone(), Arc::clone(&self.readers));
-        let store = self.store.clone();
-        let adopting = async move {
-            let found = find_snapshot(&store, slot).await;
-            let damaged = found.is_err();
-            #[cfg_attr(
-                not(test),
-                expect(clippy::infallible_destructuring_match, reason = "tests have another variant")
-            )]
-            let bus = match bus {
-                Ledgers::Kafka(bus) => bus,
-                #[cfg(test)]
-                Ledgers::Simulated(ledgers) => {
-                    let adopted = ledgers.adopt(slot, &owner, found.unwrap_or_default(), settle).await?;
-                    return Ok(AdoptedSlot { adoption, ..adopted });
-                }
-            };
-            blocking_outcome(move || {
-                let snapshot = found.unwrap_or_default();
-                let mut reader = take_reader(&readers, &bus)?;
-                let adopted = adopt(&bus, slot, &owner, snapshot, &mut reader, settle, ADOPTION)?;
-                // One that failed may be in a state that the next adoption should not start from.
-                give_back(&readers, reader);
-                Ok(for_the_shard(slot, adoption, adopted, damaged))
-            })
-            .await
-        };
+        let adopting = adopt_slot(bus, readers, self.store.clone(), owner, settle);
         tokio::spawn(async move {
             // The task is gone only when the process ends.
             let _ = done.send((slot, outcome(adopting).await)).await;
@@ -539,63 +489,10 @@ impl Owners {
         });
         self.map.send_replace(Arc::new(SlotMap::new(places.collect())));
     }
-
-    /// Keeps the knowledge fresh whether Kafka answers this pod: two pods that do not hear each other judge by it. One question at a
-    /// time: while Kafka is away each takes long.
-    fn ask_kafka(&mut self) {
-        if self.asking.as_ref().is_some_and(|asking| !asking.is_finished()) {
-            return;
-        }
-        let (readers, peers) = (Arc::clone(&self.readers), self.peers.clone());
-        let bus = match &self.bus {
-            Ledgers::Kafka(bus) => bus.clone(),
-            #[cfg(test)]
-            Ledgers::Simulated(ledgers) => {
-                let ledgers = ledgers.clone();
-                self.asking = Some(tokio::spawn(async move {
-                    if ledgers.answers(PULSE).await {
-                        peers.kafka_answered();
-                    }
-                }));
-                return;
-            }
-        };
-        self.asking = Some(tokio::task::spawn_blocking(move || {
-            let Ok(reader) = take_reader(&readers, &bus) else { return };
-            if reader.kafka_answers(PULSE) {
-                peers.kafka_answered();
-            }
-            give_back(&readers, reader);
-        }));
-    }
 }
 
-/// Who serves the slots, if that is known of each.
-fn serving_all(slots: &[Slot]) -> Option<HashSet<PodId>> {
-    slots.iter().map(|slot| slot.owner.map(|(pod, _)| pod)).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn pods_that_serve_are_known_once_each_slot_has_an_owner() {
-        let pod = |byte| PodId::from_bytes([byte; 16]);
-        let slot = |owner: Option<PodId>| Slot {
-            state: State::Elsewhere,
-            owner: owner.map(|pod| (pod, 1)),
-            heard: None,
-            given: false,
-            giver: None,
-            not_before: None,
-        };
-        let all = serving_all(&[slot(Some(pod(1))), slot(Some(pod(2))), slot(Some(pod(1)))]);
-        assert_eq!(all, Some(HashSet::from([pod(1), pod(2)])));
-        assert_eq!(
-            serving_all(&[slot(Some(pod(1))), slot(None)]),
-            None,
-            "nobody said who serves one of them"
-        );
-    }
+/// Whether nobody need adopt what that pod serves. One that stands aside cannot serve it, unless there is nobody better.
+fn holds_on(peer: &PeerState, candidates: &[PodId]) -> bool {
+    let in_vain = peer.aside.is_some() && !candidates.contains(&peer.pod);
+    peer.dead.is_none() && (!peer.draining || peer.linked) && !in_vain
 }

@@ -6,7 +6,7 @@ use std::sync::mpsc::SyncSender;
 use std::time::Duration;
 
 use sluice_bus::{BusConfig, BusError};
-use sluice_peers::{Member, PeerConfig, Peers, PeersHandle};
+use sluice_peers::{Member, PeerConfig, Peers, PeersHandle, View};
 use sluice_store::{ClusterSecrets, LogPosition, Store, StoreError, StoreWitness};
 use sluice_types::PodId;
 use tokio::runtime::Runtime;
@@ -300,6 +300,11 @@ impl Linked {
 }
 
 impl Joined {
+    /// How the deployment looks from here.
+    pub(crate) fn view(&self) -> watch::Receiver<Arc<View>> {
+        self.handle.view()
+    }
+
     /// Waits until this pod serves a slot, so that devices can open sessions over UDP here. `false` when that took too long.
     pub(crate) async fn serves(&self, within: Duration) -> bool {
         let mut serving = self.serving.clone();

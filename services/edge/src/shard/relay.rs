@@ -159,7 +159,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn what_a_pod_that_may_hang_was_given_can_go_to_the_next_owner_alone() {
         let [other, next] = [PodId::from_bytes([2; 16]), PodId::from_bytes([3; 16])];
-        let member = |pod| Member { pod, address: "simulated:0".to_owned(), counter: 1, draining: false };
+        let member = |pod| Member::new(pod, "simulated:0", 1);
         let mut peers = SimulatedPeers::new(PodId::from_bytes([1; 16]));
         peers.members(&[member(other), member(next)]);
         let (owners, slot_map) = watch::channel(Arc::new(SlotMap::new(vec![Place::Pod(other)])));

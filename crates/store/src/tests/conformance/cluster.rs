@@ -107,6 +107,8 @@ pub(crate) fn pod_record(byte: u8, counter: u64) -> PodRecord {
         version: "0.1.0".to_owned(),
         started: Timestamp(1_764_000_000_000),
         applied: LogPosition::START,
+        kafka_ok_within_ms: None,
+        unlinked: Vec::new(),
     }
 }
 
@@ -129,8 +131,23 @@ pub(crate) async fn pods_are_listed_while_they_say_so(store: Store) {
     store.retire_pod(pod(1)).await.expect("retired");
     store.retire_pod(pod(1)).await.expect("nothing to retire");
     assert_eq!(pods(&store).await, [pod_record(2, 2)]);
+    // The longest there can be is read back whole.
+    let whole = PodRecord {
+        address: "x".repeat(259),
+        version: "v".repeat(64),
+        counter: u64::MAX,
+        draining: true,
+        kafka_ok_within_ms: Some(u32::MAX),
+        unlinked: (100..132).map(pod).collect(),
+        ..pod_record(3, 1)
+    };
+    store.announce_pod(&whole, DEADLINE).await.expect("announced");
+    assert_eq!(pods(&store).await, [pod_record(2, 2), whole.clone()]);
     let long = PodRecord { address: "x".repeat(260), ..pod_record(3, 1) };
-    assert!(matches!(store.announce_pod(&long, DEADLINE).await, Err(StoreError::Record { .. })));
+    let many = PodRecord { unlinked: (100..133).map(pod).collect(), ..pod_record(3, 1) };
+    for unfit in [long, many] {
+        assert!(matches!(store.announce_pod(&unfit, DEADLINE).await, Err(StoreError::Record { .. })));
+    }
 }
 
 pub(crate) async fn old_sign_of_life_put_back_is_none(store: Store) {
