@@ -4,6 +4,7 @@
 //! docs/simulation.md says what is real and what is not, and how a run is repeated. The pieces of this module are the world around
 //! the edge; in the edge itself a few types have a simulated variant beside the real one.
 
+mod cut_off;
 mod device;
 mod gate;
 mod kafka;

@@ -121,6 +121,8 @@ pub(super) struct Plan {
     pub(super) kafka_ms: u64,
     /// Fetches that see an older end of a log while nothing is wrong.
     pub(super) stale: f64,
+    /// The balancer does not mind pods that serve no slot.
+    pub(super) flows_stay: bool,
     /// How long things go wrong; then everything is put right.
     pub(super) trouble: Duration,
     /// The last first.
@@ -148,6 +150,7 @@ impl Plan {
             devices: 1 + dice.below(4) as u8,
             kafka_ms: [5, 5, 40, 150][dice.below(4)],
             stale: 0.0,
+            flows_stay: false,
             trouble,
             faults,
         }
@@ -160,7 +163,17 @@ impl Plan {
         let mut faults: Vec<_> =
             faults.iter().flat_map(|fault| (0..6).map(move |_| *fault)).map(|fault| (at(), fault)).collect();
         faults.sort_unstable_by(|a, b| b.cmp(a));
-        Self { pods: 3, shards: 1, slots: 3, devices: 4, kafka_ms: 150, stale, trouble, faults }
+        Self {
+            pods: 3,
+            shards: 1,
+            slots: 3,
+            devices: 4,
+            kafka_ms: 150,
+            stale,
+            flows_stay: false,
+            trouble,
+            faults,
+        }
     }
 
     /// One pod, one device, and nothing goes wrong.
@@ -173,6 +186,7 @@ impl Plan {
             devices: 1,
             kafka_ms: 5,
             stale: 0.0,
+            flows_stay: false,
             trouble,
             faults: Vec::new(),
         }

@@ -16,7 +16,7 @@ use super::world::World;
 const RECOVERY: Duration = Duration::from_secs(150);
 
 /// Seeds of one test: with all tests of the simulation a thousand.
-const SEEDS: u64 = if cfg!(feature = "long") { 2000 } else { 200 };
+pub(super) const SEEDS: u64 = if cfg!(feature = "long") { 2000 } else { 200 };
 
 /// One seed alone, by this name in the environment, to look at it.
 const SEED: &str = "SLUICE_SIMULATION_SEED";
@@ -39,12 +39,17 @@ pub(super) struct Run {
     pub(super) story: String,
 }
 
-/// Runs a seed.
-pub(super) fn run(seed: u64, lacking: Lacking, plan: impl FnOnce(&Dice) -> Plan) -> Run {
+/// Everything in it happens in virtual time, and as the seed says.
+pub(super) fn seeded<T>(seed: u64, run: impl Future<Output = T>) -> T {
     let _entropy = SeededEntropy::new(seed);
     watched::forget();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
-    runtime.expect("a runtime").block_on(async {
+    runtime.expect("a runtime").block_on(run)
+}
+
+/// Runs a seed.
+pub(super) fn run(seed: u64, lacking: Lacking, plan: impl FnOnce(&Dice) -> Plan) -> Run {
+    seeded(seed, async {
         let mut world = World::new(seed, lacking, plan).await;
         world.suffer().await;
         let put_right = Instant::now();

@@ -386,7 +386,8 @@ impl World {
         let known = self.flows.get(&source).copied();
         let known = known.filter(|pod| self.gone.get(pod).is_none_or(|at| now < *at));
         // A health check finds a pod without a slot as soon as another one has some.
-        let known = known.filter(|pod| self.pods[*pod].is_dead() || self.pods[*pod].has_slots());
+        let known = known
+            .filter(|pod| self.plan.flows_stay || self.pods[*pod].is_dead() || self.pods[*pod].has_slots());
         let Some(pod) = known.or_else(|| self.some_pod()) else { return };
         self.flows.insert(source, pod);
         self.network.datagram(|datagram| Arrival::ToPod { pod, source, datagram }, datagram);
