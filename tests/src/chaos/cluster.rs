@@ -226,6 +226,17 @@ impl Cluster {
         Ok(())
     }
 
+    /// Hurts, or mends, the ways of all others to one pod. Its own ways to them stay as they are.
+    ///
+    /// # Errors
+    /// It has no line.
+    pub fn set_peer_line(&mut self, pod: usize, condition: Condition) -> Result<()> {
+        self.note(&format!("pod {pod} becomes {condition:?} for the others"));
+        self.pods[pod].lines.as_ref().context("a pod without lines")?.peers().set(condition);
+        self.balancer.fault(&[]);
+        Ok(())
+    }
+
     /// The corner of Redis and Kafka that the pods share.
     #[must_use]
     pub const fn world(&self) -> &World {
@@ -264,6 +275,33 @@ impl Cluster {
     pub fn set_healthy(&mut self, number: usize, healthy: bool) {
         self.pods[number].runs = healthy;
         self.tell_balancer();
+    }
+
+    /// Whether a pod says that it is ready, and what it says of it.
+    ///
+    /// # Errors
+    /// It does not answer.
+    pub fn is_ready(&self, number: usize) -> Result<(bool, String)> {
+        let (status, text) = self.pod(number).ask("GET", "/readyz?verbose", b"")?;
+        Ok((status == 200, text))
+    }
+
+    /// Waits until a pod says that it is ready, or that it is not, and tells the balancer, as its probe would.
+    ///
+    /// # Errors
+    /// It does not say so within `limit`.
+    pub fn follow_readiness(&mut self, number: usize, ready: bool, limit: Duration) -> Result<()> {
+        let what = format!("pod {number} to be {}", if ready { "ready" } else { "not ready" });
+        wait_for(&what, limit, || {
+            let (is, text) = self.is_ready(number).map_err(|error| format!("{error:#}"))?;
+            if is == ready { Ok(()) } else { Err(text) }
+        })?;
+        self.note(&format!(
+            "the balancer hears that pod {number} is {}",
+            if ready { "ready" } else { "not ready" }
+        ));
+        self.set_healthy(number, ready);
+        Ok(())
     }
 
     /// SIGKILL of all of a pod; the balancer hears of it at once.

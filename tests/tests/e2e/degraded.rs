@@ -30,22 +30,29 @@ const BOTH: [Transport; 2] = [Transport::Udp, Transport::Tcp];
 struct Can {
     /// Give out keys, without which no session opens.
     open: bool,
-    /// Commit what its sessions say, and acknowledge it.
+    /// Have a place for new sessions over UDP.
+    place: bool,
+    /// Get what sessions over UDP say committed and acknowledged, here or at another pod.
     commit: bool,
+    /// Commit what sessions over TCP say.
+    commit_tcp: bool,
     /// Go on with a session that it adopted and that has not spoken since.
     wake: bool,
     /// End the sessions of a device that is revoked.
     hear: bool,
+    /// Be sent more.
+    ready: bool,
 }
 
 impl Can {
     /// Whether sessions open. One over UDP is committed before its device hears of it.
     fn opens(self, transport: Transport) -> bool {
-        self.open && (self.commit || transport == Transport::Tcp)
+        self.open && (self.commit && self.place || transport == Transport::Tcp)
     }
 }
 
-const ALL: Can = Can { open: true, commit: true, wake: true, hear: true };
+const ALL: Can =
+    Can { open: true, place: true, commit: true, commit_tcp: true, wake: true, hear: true, ready: true };
 
 /// Devices at one pod, whose address they know; but for those that sleep: these come by the balancer, to either pod.
 struct Side {
@@ -158,11 +165,11 @@ impl Stage {
         records.iter().filter(|record| record.key == key.as_bytes()).count()
     }
 
-    /// Both say so: the pod lives, and may be sent work.
-    fn is_ready(&self, pod: usize) {
-        for path in ["/livez", "/readyz"] {
+    /// The pod lives, and may be sent work, or not.
+    fn is_ready(&self, pod: usize, ready: bool) {
+        for (path, expected) in [("/livez", 200), ("/readyz", if ready { 200 } else { 503 })] {
             let (status, text) = self.cluster.pod(pod).ask("GET", path, b"").unwrap();
-            assert_eq!(status, 200, "pod {pod} {path}: {text}");
+            assert_eq!(status, expected, "pod {pod} {path}: {text}");
         }
     }
 
@@ -181,7 +188,10 @@ impl Stage {
         for (transport, side) in
             BOTH.iter().flat_map(|transport| sides.iter().map(move |side| (transport, side)))
         {
-            new.push((side.pod, side.can.opens(*transport), *transport, self.begin_at(*transport, side.pod)));
+            // A pod without a slot may find another one that does the handshake, or none.
+            let elsewhere = !side.can.place;
+            let device = self.begin_at(*transport, side.pod);
+            new.push((side.pod, side.can.opens(*transport), elsewhere, *transport, device));
         }
         let before = sides.each_ref().map(|side| self.committed(&side.tcp));
         for side in &mut *sides {
@@ -213,18 +223,19 @@ impl Stage {
                 // What cannot be known changes nothing.
                 side.doomed.iter_mut().for_each(|device| device.get_through(PATIENCE).unwrap());
             }
-            self.is_ready(side.pod);
+            self.is_ready(side.pod, can.ready);
         }
-        for (pod, opens, transport, mut device) in new {
+        for (pod, opens, elsewhere, transport, mut device) in new {
             let step = device.step(PATIENCE).unwrap();
             if opens && step != Step::Connected {
                 device = self.open_at(transport, pod);
             }
-            assert!(opens || matches!(step, Step::Closed(_)), "a session opens at pod {pod}: {step:?}");
+            let may = opens || transport == Transport::Udp && elsewhere;
+            assert!(may || matches!(step, Step::Closed(_)), "a session opens at pod {pod}: {step:?}");
             self.gone.push(device);
         }
         for (side, before) in sides.iter().zip(before) {
-            if side.can.commit {
+            if side.can.commit_tcp {
                 wait_for("the message over TCP", PATIENCE, || {
                     if self.committed(&side.tcp) > before { Ok(()) } else { Err("not committed".to_owned()) }
                 })
@@ -343,7 +354,7 @@ fn without_kafka_no_session_opens_over_udp_and_nothing_is_acknowledged() {
     let (mut stage, mut sides) = Stage::set(&redis, Some(&kafka));
     stage.cluster.set_lines(&[CUT, OTHER], Reaches::Kafka, Condition::Broken).unwrap();
     for side in &mut sides {
-        side.can.commit = false;
+        (side.can.commit, side.can.commit_tcp) = (false, false);
     }
     stage.during(&mut sides, true);
     for side in &sides {
@@ -364,11 +375,19 @@ fn with_a_slow_kafka_everything_goes_on() {
 }
 
 #[test]
-fn sessions_of_a_pod_cut_off_from_kafka_wait_and_those_of_others_go_on() {
+fn sessions_of_a_pod_cut_off_from_kafka_go_on_at_others() {
     let (redis, kafka) = (Redis::start().unwrap(), Wiring::kafka(3).unwrap());
     let (mut stage, mut sides) = Stage::set(&redis, Some(&kafka));
     stage.cluster.set_lines(&[CUT], Reaches::Kafka, Condition::Dark).unwrap();
-    sides[0].can.commit = false;
+    wait_for("the other pod to adopt all slots", PATIENCE, || {
+        let owners = stage.cluster.owners().map_err(|error| format!("{error:#}"))?;
+        if owners.values().all(|pod| *pod == OTHER) { Ok(()) } else { Err(format!("{owners:?}")) }
+    })
+    .unwrap();
+    stage.wait_names(CUT, "slots");
+    // So that the next owner knows where to tell its device that it is revoked.
+    sides[0].doomed[0].get_through(PATIENCE).unwrap();
+    sides[0].can = Can { place: false, commit_tcp: false, ready: false, ..ALL };
     stage.during(&mut sides, true);
     stage.wait_names(CUT, "kafka");
     stage.cluster.set_lines(&[CUT], Reaches::Kafka, Condition::Open).unwrap();

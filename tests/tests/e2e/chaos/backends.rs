@@ -3,7 +3,7 @@
 use sluice_store::{RedisConfig, Topology};
 use sluice_test_env::{Kafka, Redis, RedisCluster};
 use sluice_tests::chaos::{Cluster, ClusterOptions, Fleet, Reaches, Wiring};
-use sluice_tests::{Condition, wait_for};
+use sluice_tests::{Condition, now, wait_for};
 
 use super::{DEVICES, GoesOn, PROGRESS, devices_go_on, print_recoveries};
 
@@ -50,33 +50,84 @@ fn a_pod_cut_off_from_redis_goes_on() {
     });
 }
 
+/// Waits until others have adopted every slot that these pods served.
+fn adopted_by_others(cluster: &Cluster, gone: &[usize]) {
+    wait_for("others to adopt all slots", PROGRESS * 2, || {
+        let owners = cluster.owners().map_err(|error| format!("{error:#}"))?;
+        if owners.values().any(|pod| gone.contains(pod)) { Err(format!("{owners:?}")) } else { Ok(()) }
+    })
+    .unwrap();
+}
+
 #[test]
-fn a_pod_cut_off_from_kafka_tells_no_lies() {
+fn devices_of_a_pod_cut_off_from_kafka_go_on_at_others() {
     let (redis, kafka) = (Redis::start().unwrap(), Wiring::kafka(3).unwrap());
     let cluster = three_pods(0xc4a0_0011, &redis, Some(&kafka));
     devices_go_on("one pod cut off from Kafka", cluster, GoesOn::Devices, |cluster, devices| {
+        let begin = now();
         cluster.set_lines(&[CUT], Reaches::Kafka, Condition::Dark).unwrap();
-        devices.wait_progress_of(SOME, MEANWHILE, PROGRESS * 4).unwrap();
-        print_recoveries("cut off from Kafka", &cluster.balancer().recoveries());
+        adopted_by_others(cluster, &[CUT]);
+        eprintln!("its slots were adopted after {:?}", begin.elapsed());
+        // Flows that stay are relayed.
+        devices.wait_progress_of(DEVICES - SOME, 3, PROGRESS * 2).unwrap();
+        print_recoveries("cut off from Kafka, flows stay", &cluster.balancer().recoveries());
+        cluster.follow_readiness(CUT, false, PROGRESS).unwrap();
+        devices.wait_progress(MEANWHILE, PROGRESS * 4).unwrap();
+        print_recoveries("and flows go elsewhere", &cluster.balancer().recoveries());
         cluster.set_lines(&[CUT], Reaches::Kafka, Condition::Open).unwrap();
+        cluster.follow_readiness(CUT, true, PROGRESS).unwrap();
+        cluster.wait_at_rest().unwrap();
         devices.wait_progress(3, PROGRESS * 2).unwrap();
         print_recoveries("and back", &cluster.balancer().recoveries());
     });
 }
 
 #[test]
-fn pods_cut_off_from_each_other_tell_no_lies() {
+fn of_pods_cut_off_from_each_other_one_serves_all_devices() {
     let redis = Redis::start().unwrap();
     let cluster = three_pods(0xc4a0_0012, &redis, None);
     devices_go_on("pods cut off from each other", cluster, GoesOn::Devices, |cluster, devices| {
+        let begin = now();
         cluster.set_peer_lines(Condition::Dark).unwrap();
-        devices.wait_progress_of(SOME, MEANWHILE, PROGRESS * 4).unwrap();
-        // All still say in Redis that they live, so nobody adopts anything; and nobody can hand on what comes to the wrong pod.
-        cluster.balancer().remap_flows(1);
-        devices.wait_progress_of(1, MEANWHILE, PROGRESS * 4).unwrap();
+        let others = wait_for("all but one to be not ready", PROGRESS, || {
+            let is_ready = |pod: usize| cluster.is_ready(pod).is_ok_and(|(is, _)| is);
+            let others: Vec<usize> = (0..3).filter(|pod| !is_ready(*pod)).collect();
+            if others.len() == 2 { Ok(others) } else { Err(format!("not ready: {others:?}")) }
+        })
+        .unwrap();
+        adopted_by_others(cluster, &others);
+        eprintln!("{others:?} gave way, and all slots were adopted, after {:?}", begin.elapsed());
+        for pod in &others {
+            cluster.follow_readiness(*pod, false, PROGRESS).unwrap();
+        }
+        devices.wait_progress(MEANWHILE, PROGRESS * 4).unwrap();
         print_recoveries("cut off from each other", &cluster.balancer().recoveries());
         cluster.print_moves().unwrap();
         cluster.set_peer_lines(Condition::Open).unwrap();
+        for pod in &others {
+            cluster.follow_readiness(*pod, true, PROGRESS).unwrap();
+        }
+        cluster.wait_at_rest().unwrap();
+        devices.wait_progress(3, PROGRESS * 2).unwrap();
+        print_recoveries("and back", &cluster.balancer().recoveries());
+    });
+}
+
+#[test]
+fn a_pod_that_no_other_hears_gives_way() {
+    let redis = Redis::start().unwrap();
+    let cluster = three_pods(0xc4a0_0018, &redis, None);
+    devices_go_on("one pod cut off from the others", cluster, GoesOn::Devices, |cluster, devices| {
+        let begin = now();
+        cluster.set_peer_line(CUT, Condition::Dark).unwrap();
+        adopted_by_others(cluster, &[CUT]);
+        eprintln!("its slots were adopted after {:?}", begin.elapsed());
+        cluster.follow_readiness(CUT, false, PROGRESS).unwrap();
+        devices.wait_progress(MEANWHILE, PROGRESS * 4).unwrap();
+        print_recoveries("cut off from the others", &cluster.balancer().recoveries());
+        cluster.set_peer_line(CUT, Condition::Open).unwrap();
+        cluster.follow_readiness(CUT, true, PROGRESS).unwrap();
+        cluster.wait_at_rest().unwrap();
         devices.wait_progress(3, PROGRESS * 2).unwrap();
         print_recoveries("and back", &cluster.balancer().recoveries());
     });
