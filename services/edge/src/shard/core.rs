@@ -231,7 +231,7 @@ impl Core {
     /// A name for a session over UDP, in a slot that takes it, whose visible part is not taken. With a million sessions one draw in
     /// sixty-four meets a taken one.
     pub(crate) fn mint_unless<P: Provider>(&mut self, taken: impl Fn([u8; 8]) -> bool) -> Option<SessionId> {
-        let slot = if self.slots.are_shared() { self.slots.birthplace()? } else { self.shard };
+        let slot = if self.slots.are_shared() { self.slots.birthplace(self.now)? } else { self.shard };
         (0..MINT_TRIES).find_map(|_| {
             let id = random().map(|random| self.ids.mint::<P>(slot, random))?;
             (!taken(id.prefix())).then_some(id)

@@ -35,6 +35,10 @@ pub(crate) struct Leaving {
     finishing: Instant,
 }
 
+/// Sessions that are born within this time share a slot. What a fleet costs Kafka that comes back at once is the number of commits: its
+/// sessions are born in few of them, and what their devices say first is in few, too.
+const TOGETHER: Duration = Duration::from_millis(250);
+
 /// How long the rest of a message is waited for. A device sends the next frame when it has the acknowledgement of the one before.
 const REST: Duration = Duration::from_millis(500);
 
@@ -63,6 +67,8 @@ pub(crate) enum Slots {
         owned: Vec<Owned>,
         /// Where the next session is born: a turn for each.
         next: usize,
+        /// Since when it is its turn.
+        since: Instant,
         /// What was heard of each slot's adoptions.
         heard: HashMap<u16, Heard>,
     },
@@ -77,7 +83,7 @@ pub(crate) struct Heard {
 
 impl Slots {
     pub(crate) fn shared() -> Self {
-        Self::Shared { owned: Vec::new(), next: 0, heard: HashMap::new() }
+        Self::Shared { owned: Vec::new(), next: 0, since: Instant::ZERO, heard: HashMap::new() }
     }
 
     pub(crate) const fn are_shared(&self) -> bool {
@@ -136,11 +142,15 @@ impl Slots {
         Some(owned.swap_remove(at))
     }
 
-    /// Where a session can be born now: a slot that stays, has room to journal it, and whose ledger is not known to be behind.
-    pub(crate) fn birthplace(&mut self) -> Option<u16> {
-        let Self::Shared { owned, next, .. } = self else { return None };
+    /// Where a session can be born now: a slot that stays, has room to journal it, and whose ledger is not known to be behind. It is the
+    /// same one for a while.
+    pub(crate) fn birthplace(&mut self, now: Instant) -> Option<u16> {
+        let Self::Shared { owned, next, since, .. } = self else { return None };
+        if now.saturating_duration_since(*since) >= TOGETHER {
+            (*next, *since) = (next.wrapping_add(1), now);
+        }
         for _ in 0..owned.len() {
-            *next = (*next + 1) % owned.len();
+            *next %= owned.len();
             if let Some(found) = owned.get(*next)
                 && found.leaving.is_none()
                 && !found.behind
@@ -148,6 +158,7 @@ impl Slots {
             {
                 return Some(found.slot);
             }
+            (*next, *since) = (*next + 1, now);
         }
         None
     }
@@ -196,6 +207,28 @@ mod tests {
         let records = Records::new(Sink::Stalled, encoder, &LimitsConfig::default());
         let progress = Progress::new(Instant::ZERO, 0);
         Owned { slot, adoption, generation: 1, records, leaving: None, behind: false, progress }
+    }
+
+    #[test]
+    fn sessions_of_one_moment_are_born_in_one_slot_and_each_slot_has_its_turn() {
+        let mut slots = Slots::shared();
+        for slot in [3, 5, 8] {
+            slots.insert(owned(slot, 1));
+        }
+        let mut births = Vec::new();
+        for millis in (1000..2500).step_by(50) {
+            births.extend(slots.birthplace(Instant::from_millis(millis)));
+        }
+        let expected: Vec<_> = [5, 8, 3, 5, 8, 3].iter().flat_map(|slot| [*slot; 5]).collect();
+        assert_eq!(births, expected);
+        // One that takes none is passed over, and whoever is next has a whole turn.
+        if let Some(next) = slots.get_mut(5) {
+            next.behind = true;
+        }
+        let births = [2500, 2550, 2749, 2750].map(|millis| slots.birthplace(Instant::from_millis(millis)));
+        assert_eq!(births, [Some(8), Some(8), Some(8), Some(3)]);
+        slots.owned_mut().iter_mut().for_each(|owned| owned.behind = true);
+        assert_eq!(slots.birthplace(Instant::from_millis(2751)), None);
     }
 
     #[test]
