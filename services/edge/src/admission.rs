@@ -203,6 +203,47 @@ impl Queue {
     }
 }
 
+/// Who waits for a ledger, by places in a table, longest first. Places of those that wait no more stay until they are in front, or there
+/// are more of them than of peers.
+#[derive(Debug, Default)]
+pub(crate) struct Line {
+    places: VecDeque<(u32, u32)>,
+}
+
+/// So many may always wait.
+const FEW: usize = 64;
+
+impl Line {
+    /// Adds whoever waits now. `since` tells of a place since when it waits, if it still does; `count` how many peers there are.
+    pub(crate) fn push(
+        &mut self,
+        place: (u32, u32),
+        count: usize,
+        since: impl Fn((u32, u32)) -> Option<Instant>,
+    ) {
+        if self.places.len() > 2 * count + 64 {
+            self.places.retain(|&place| since(place).is_some());
+        }
+        self.places.push_back(place);
+    }
+
+    /// Whether more than a few wait, and the first of them for longer than this.
+    pub(crate) fn is_slow(
+        &mut self,
+        now: Instant,
+        patience: Duration,
+        since: impl Fn((u32, u32)) -> Option<Instant>,
+    ) -> bool {
+        while let Some(&place) = self.places.front() {
+            if let Some(since) = since(place) {
+                return self.places.len() > FEW && now.saturating_duration_since(since) >= patience;
+            }
+            self.places.pop_front();
+        }
+        false
+    }
+}
+
 /// How many unproven peers each network has in a table, so that one network makes room at its own cost.
 #[derive(Debug)]
 pub(crate) struct Shares {
@@ -383,6 +424,29 @@ mod tests {
         }
         assert!((4..=8).contains(&penalties.table().len()), "{penalties:?}");
         assert!(penalties.waits(at(99), ip("192.0.2.1"), DeviceId([2, 0, 0, 0, 1, 99])), "the newest stays");
+    }
+
+    #[test]
+    fn a_line_is_slow_when_many_wait_and_the_first_has_waited_long() {
+        let patience = Duration::from_secs(2);
+        let since = |gone: u32| move |(at, _): (u32, u32)| (at >= gone).then(|| self::at(u64::from(at)));
+        let mut line = Line::default();
+        for place in 0..64 {
+            line.push((place, 0), 100, since(0));
+        }
+        assert!(!line.is_slow(at(1000), patience, since(0)), "they are few, however long it takes");
+        for place in 64..100 {
+            line.push((place, 0), 100, since(0));
+        }
+        assert!(line.is_slow(at(1000), patience, since(0)));
+        assert!(!line.is_slow(at(21), patience, since(20)), "the first waits for a second");
+        assert!(line.is_slow(at(22), patience, since(20)));
+        assert!(!line.is_slow(at(1000), patience, since(36)), "64 are left");
+        assert!(!line.is_slow(at(1000), patience, since(100)) && line.places.is_empty());
+        for place in 0..100_000 {
+            line.push((place, 0), 10, since(place));
+            assert!(line.places.len() <= 2 * 10 + 65, "{}", line.places.len());
+        }
     }
 
     #[test]

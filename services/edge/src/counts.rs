@@ -65,6 +65,8 @@ counts! {
     HandshakesEndedTcp = "sluice.edge.handshakes.ended" ["network.transport" = "tcp"];
     /// Handshakes that ended, well or not, over UDP.
     HandshakesEndedUdp = "sluice.edge.handshakes.ended" ["network.transport" = "udp"];
+    /// Times a shard began no handshake over UDP for a while, since its ledgers took new sessions too slowly.
+    HandshakesHeldBack = "sluice.edge.handshakes.held_back";
     /// Cookies handed out.
     CookiesIssued = "sluice.edge.cookies.issued";
     /// Sessions whose device proved its key, over TCP.

@@ -11,7 +11,7 @@ use common::pods::{Pods, SLOTS};
 use common::{PSK, eventually, id};
 use sluice_edge::config::EdgeConfig;
 use sluice_edge::{Count, Edge};
-use usmp::wire::{Frame, FrameType, SessionOk, Utack};
+use usmp::wire::{Frame, FrameType, HelloRetry, SessionOk, Utack};
 
 /// Longer than any machine is slow.
 const LONG: Duration = Duration::from_secs(120);
@@ -127,6 +127,46 @@ fn repeats_of_a_proof_that_waits_open_one_session_and_do_not_lose_its_answer() {
     device.send(b"one");
     assert_eq!((count(Count::SessionsOpenedUdp), count(Count::DroppedNotJournaled)), (1, 0));
     let _device_is_told = pods.runtime.block_on(pod.drain());
+}
+
+#[test]
+fn while_the_ledgers_are_behind_nobody_begins_and_nobody_is_forgotten() {
+    /// More than may wait whatever happens.
+    const CROWD: u64 = 70;
+    let pods = Pods::new();
+    let pod = pods.join_with(|config| {
+        config.shards = Some(std::num::NonZeroUsize::MIN);
+        // An eighth of it is what a ledger may take before it is behind.
+        with_time(config, Duration::from_secs(16));
+    });
+    let count = |count| pod.handle().count(count);
+    eventually("all slots are served", || count(Count::SlotsAdopted) == u64::from(SLOTS));
+    let address = pod.handle().addresses().udp.expect("listening");
+    let crowd: Vec<_> = (0..CROWD).map(|_| Proving::begin(address)).collect();
+    pods.broker.set_available(false).expect("a broker");
+    crowd.iter().for_each(Proving::prove);
+
+    // Those who come then are told that they are at the right place, and wait.
+    let mut late = Vec::new();
+    eventually("it begins no more", || {
+        let (socket, attempt) = (udp_socket(address), Attempt::new(id(1)));
+        socket.send(&attempt.hello(0, None)).expect("loopback");
+        let datagram = await_frame(&socket, FrameType::HelloRetry);
+        let retry = HelloRetry::parse(&Frame::parse(&datagram).expect("a frame")).expect("a cookie");
+        socket.send(&attempt.hello(1, Some(retry.cookie))).expect("loopback");
+        late.push(socket);
+        count(Count::HandshakesHeldBack) > 0
+    });
+
+    pods.broker.set_available(true).expect("a broker");
+    eventually("the crowd is in", || {
+        crowd.iter().for_each(Proving::prove);
+        count(Count::SessionsOpenedUdp) >= CROWD
+    });
+    for socket in &late {
+        await_frame(socket, FrameType::Challenge);
+    }
+    let _devices_are_told = pods.runtime.block_on(pod.drain());
 }
 
 #[test]

@@ -21,7 +21,7 @@ use super::core::{Core, address_bytes, random, random_secret};
 use super::keys::Keys;
 use super::udp_sessions::UdpSessions;
 use super::udp_shared::machine_config;
-use crate::admission::{Queue, Room, Shares};
+use crate::admission::{Line, Queue, Room, Shares};
 use crate::counts::Count;
 use crate::lookups::ASK_AGAIN;
 use crate::path::Path;
@@ -36,8 +36,8 @@ const RETRY_PLACES: usize = 256;
 /// Bytes of a HELLO_RETRY frame.
 const RETRY_FRAME: usize = 28;
 
-/// HELLOs and proofs that wait for the X25519 budget of the next turns. When full, a HELLO is dropped without UTACK, so that the
-/// device sends it again.
+/// HELLOs and proofs that wait for the X25519 budget of the next turns, HELLOs for the ledger as well. When full, a HELLO is dropped
+/// without UTACK, so that the device sends it again.
 const WAITING: usize = 512;
 
 struct Pending<P: Provider> {
@@ -76,6 +76,10 @@ pub(crate) struct UdpHandshakes<P: Provider> {
     hellos: VecDeque<(SocketAddr, Hello)>,
     proofs: VecDeque<(u32, u32)>,
     unasked: VecDeque<(u32, u32)>,
+    /// Sessions that wait for the ledger.
+    births: Line,
+    /// HELLOs wait for the ledger, and not for the budget of a turn.
+    held_back: bool,
     /// When to look whether there is a place among the look-ups.
     ask_again: Option<Instant>,
     config: usmp::server::HandshakeConfig,
@@ -97,6 +101,8 @@ impl<P: Provider> UdpHandshakes<P> {
             hellos: VecDeque::with_capacity(WAITING),
             proofs: VecDeque::with_capacity(WAITING),
             unasked: VecDeque::new(),
+            births: Line::default(),
+            held_back: false,
             ask_again: None,
             config: usmp::server::HandshakeConfig {
                 timeout: config.handshake.timeout,
@@ -124,6 +130,10 @@ impl<P: Provider> UdpHandshakes<P> {
                 pending.machine.handle_hello(core.now, hello) == HelloOutcome::Duplicate
             }) {
                 return acknowledge(out, source, FrameType::Hello, hello.seq);
+            }
+            // Its HELLO with the cookie would find no room; it sends this one again.
+            if self.hellos.len() >= WAITING {
+                return core.counts.one(Count::DroppedNoHandshake);
             }
             let cookie = self.cookies.issue::<P>(now_unix_s, &address, hello.device_id, &hello.public_key);
             acknowledge(out, source, FrameType::Hello, hello.seq);
@@ -155,7 +165,7 @@ impl<P: Provider> UdpHandshakes<P> {
         if !core.accepting {
             return core.counts.one(Count::DroppedDraining);
         }
-        if core.may_exchange() && self.hellos.is_empty() {
+        if core.may_exchange() && self.hellos.is_empty() && !self.ledger_is_behind(core) {
             self.start(core, out, source, hello);
         } else if self.hellos.len() < WAITING {
             self.hellos.push_back((source, *hello));
@@ -419,7 +429,14 @@ impl<P: Provider> UdpHandshakes<P> {
                 accepted.extend(self.prove(core, out, sessions, at));
             }
         }
-        while core.may_exchange()
+        // Whoever begins now comes to the ledger after those that wait for it.
+        let held_back = !self.hellos.is_empty() && self.ledger_is_behind(core);
+        if held_back && !self.held_back {
+            core.counts.one(Count::HandshakesHeldBack);
+        }
+        self.held_back = held_back;
+        while !self.held_back
+            && core.may_exchange()
             && let Some((source, hello)) = self.hellos.pop_front()
         {
             self.start(core, out, source, &hello);
@@ -458,9 +475,9 @@ impl<P: Provider> UdpHandshakes<P> {
         }
     }
 
-    /// Whether something waits for the budget of the next turn.
+    /// Whether something waits for the budget of the next turn. What waits for the ledger is woken by it.
     pub(crate) fn is_behind(&self) -> bool {
-        !self.hellos.is_empty() || !self.proofs.is_empty()
+        !self.hellos.is_empty() && !self.held_back || !self.proofs.is_empty()
     }
 
     pub(crate) fn next(&self) -> Option<Instant> {
@@ -508,7 +525,9 @@ impl<P: Provider> UdpHandshakes<P> {
         let own = network_of.map(|address| crate::admission::network(address.ip()));
         let table = &self.table;
         let oldest = self.order.oldest(|(at, serial)| {
-            let pending = table.get(at).filter(|pending| pending.serial == serial);
+            // Whoever has proved a key and waits for the ledger keeps the place: nobody else has done as much.
+            let pending =
+                table.get(at).filter(|pending| pending.serial == serial && pending.unborn.is_none());
             pending.is_some_and(|pending| {
                 own.is_none_or(|own| own == crate::admission::network(pending.address.ip()))
             })

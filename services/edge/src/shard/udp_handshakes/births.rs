@@ -10,7 +10,7 @@ use usmp::crypto::Provider;
 use usmp::server::CommitToken;
 use usmp::wire::FrameType;
 
-use super::{Accepted, UdpHandshakes, acknowledge};
+use super::{Accepted, Pending, UdpHandshakes, acknowledge};
 use crate::counts::Count;
 use crate::link::SessionRef;
 use crate::session_ids::slot_in;
@@ -20,12 +20,18 @@ use crate::shard::session::Facts;
 use crate::shard::turn::Turn;
 use crate::shard::udp_live::Live;
 use crate::shard::udp_sessions::UdpSessions;
+use crate::table::Slab;
 use crate::udp_io::Outbound;
+
+/// The part of [`ledger_wait`](crate::config::HandshakeConfig::ledger_wait) after which a ledger is behind.
+const PART: u32 = 8;
 
 /// A session of which the ledger has not heard yet.
 pub(super) struct Unborn<P: Provider> {
     live: Live<P>,
     looked_up: Instant,
+    /// When it began to wait.
+    since: Instant,
     /// Of the HELLO_ACK that proved it.
     seq: u32,
     /// Without a word from the ledger by then it will not be.
@@ -48,6 +54,12 @@ impl<P: Provider> Unborn<P> {
             keeper.forget(self.live.facts.device, SessionId::from_bytes(session));
         }
     }
+}
+
+/// Since when the handshake of this place and number waits for the ledger, if it does.
+fn waits_since<P: Provider>(table: &Slab<Pending<P>>, (at, serial): (u32, u32)) -> Option<Instant> {
+    let pending = table.get(at).filter(|pending| pending.serial == serial)?;
+    pending.unborn.as_deref().map(|unborn| unborn.since)
 }
 
 impl<P: Provider> Accepted<P> {
@@ -82,14 +94,22 @@ impl<P: Provider> UdpHandshakes<P> {
             kind: Kind::Birth,
         };
         let until = core.now + core.config.handshake.ledger_wait;
-        let unborn = Unborn { live, looked_up, seq, until };
+        let unborn = Unborn { live, looked_up, since: core.now, seq, until };
         core.journal_for(unborn.slot(), unborn.live.state(), Some(message));
         unborn.live.keep(core);
-        match self.table.get_mut(at) {
-            Some(pending) => pending.unborn = Some(Box::new(unborn)),
-            None => unborn.abandon(core),
-        }
+        let Some(pending) = self.table.get_mut(at) else { return unborn.abandon(core) };
+        pending.unborn = Some(Box::new(unborn));
+        let place = (at, pending.serial);
+        let table = &self.table;
+        self.births.push(place, table.len(), |place| waits_since(table, place));
         self.timers.ensure(at, until);
+    }
+
+    /// Whether the ledgers take sessions more slowly than they come: then nobody begins, so that those who did are done in time.
+    /// A fleet that comes back at once would otherwise have its proofs checked for nothing, again and again.
+    pub(super) fn ledger_is_behind(&mut self, core: &Core) -> bool {
+        let (table, patience) = (&self.table, core.config.handshake.ledger_wait / PART);
+        self.births.is_slow(core.now, patience, |place| waits_since(table, place))
     }
 
     /// Whether the handshake waits for the ledger. One that has waited long enough goes back to where its proof can come again.
