@@ -32,7 +32,7 @@ pub struct BusConfig {
     /// default: `exactly_once` with Kafka, `at_least_once` with the embedded broker, which can do no other.
     pub guarantee: Option<Guarantee>,
     /// Slots into which UDP sessions are divided: the partitions of the ledger topic when it is created, at least eight
-    /// times the largest number of pods (a pod that is dealt none opens no session over UDP), 1 to 1024. Fixed at its creation.
+    /// times the largest number of pods (a pod that is dealt none hands all of UDP to the others), 1 to 1024. Fixed at its creation.
     /// Default 64.
     pub slots: u16,
     /// Pause between two commits of one slot: with `exactly_once` from the end of one to the beginning of the next, with

@@ -16,6 +16,7 @@ struct Nobody;
 
 impl Inbound for Nobody {
     fn datagram(&self, _: PodId, _: u32, _: SocketAddr, _: &mut [u8]) {}
+    fn handshake(&self, _: PodId, _: u32, _: SocketAddr, _: &mut [u8]) {}
     fn reply(&self, _: PodId, _: u32, _: SocketAddr, _: &mut [u8]) {}
     fn control(&self, _: PodId, _: Control) -> Result<(), NoRoom> {
         Ok(())

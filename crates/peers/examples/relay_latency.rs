@@ -33,6 +33,8 @@ impl Inbound for Shard {
         let _ = self.datagrams.try_send((flow, source, now()));
     }
 
+    fn handshake(&self, _: PodId, _: u32, _: SocketAddr, _: &mut [u8]) {}
+
     fn reply(&self, _: PodId, flow: u32, _: SocketAddr, _: &mut [u8]) {
         let _ = self.replies.try_send((flow, now()));
     }

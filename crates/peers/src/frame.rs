@@ -33,6 +33,7 @@ mod kind {
     pub(super) const HAND_OVER: u8 = 6;
     pub(super) const CLOSE_SESSION: u8 = 7;
     pub(super) const REVOKED: u8 = 8;
+    pub(super) const HANDSHAKE: u8 = 9;
 }
 
 /// Why bytes of a peer are no frame of version 1. The link ends; none of these says who is at fault beyond that.
@@ -118,6 +119,11 @@ pub(crate) enum Frame<'a> {
         destination: SocketAddr,
         bytes: &'a mut [u8],
     },
+    Handshake {
+        flow: u32,
+        source: SocketAddr,
+        bytes: &'a mut [u8],
+    },
     Control(Control),
     /// Of a newer version.
     Unknown(u8),
@@ -135,10 +141,12 @@ pub(crate) struct Heartbeat {
     pub(crate) kafka_ok_within_ms: Option<u32>,
 }
 
-/// Which of the two relayed directions.
+/// Whom a relayed datagram is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Way {
     ToOwner,
+    /// Whoever knows the handshake, or is to begin it.
+    ToHandshake,
     Back,
 }
 
@@ -181,6 +189,7 @@ pub(crate) fn heartbeat(out: &mut Vec<u8>, beat: &Heartbeat) {
 pub(crate) fn relayed(out: &mut Vec<u8>, way: Way, flow: u32, address: SocketAddr, bytes: &[u8]) {
     let kind = match way {
         Way::ToOwner => kind::DATAGRAM,
+        Way::ToHandshake => kind::HANDSHAKE,
         Way::Back => kind::REPLY,
     };
     framed(out, kind, |out| {
@@ -315,6 +324,10 @@ pub(crate) fn parse(kind: u8, payload: &mut [u8]) -> Result<Frame<'_>, FrameErro
         kind::REPLY => {
             let (flow, destination) = (fields.u32()?, fields.address()?);
             Frame::Reply { flow, destination, bytes: fields.datagram()? }
+        }
+        kind::HANDSHAKE => {
+            let (flow, source) = (fields.u32()?, fields.address()?);
+            Frame::Handshake { flow, source, bytes: fields.datagram()? }
         }
         kind::SLOT_MOVED => Frame::Control(Control::SlotMoved {
             slot: fields.u16()?,

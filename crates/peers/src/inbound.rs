@@ -16,6 +16,10 @@ pub trait Inbound: Send + Sync + 'static {
     /// in place.
     fn datagram(&self, from: PodId, flow: u32, source: SocketAddr, bytes: &mut [u8]);
 
+    /// A datagram of a handshake that reached `from`, which does not know that handshake or cannot do it. Whoever does not know it
+    /// either says nothing, and hands it on to nobody: `from` has asked everybody that is to be asked.
+    fn handshake(&self, from: PodId, flow: u32, source: SocketAddr, bytes: &mut [u8]);
+
     /// The owner's answer to a datagram that this pod relayed: send it to `destination` by the socket that `flow` names.
     fn reply(&self, from: PodId, flow: u32, destination: SocketAddr, bytes: &mut [u8]);
 

@@ -236,6 +236,10 @@ async fn deliver(shared: &Shared, link: &mut Reading) -> Result<(), Count> {
                 counts.add(Count::DatagramsReceived);
                 inbound.datagram(from, flow, source, bytes);
             }
+            Frame::Handshake { flow, source, bytes } => {
+                counts.add(Count::DatagramsReceived);
+                inbound.handshake(from, flow, source, bytes);
+            }
             Frame::Reply { flow, destination, bytes } => {
                 counts.add(Count::DatagramsReceived);
                 inbound.reply(from, flow, destination, bytes);

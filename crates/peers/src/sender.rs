@@ -151,6 +151,15 @@ impl PeerSender {
         self.push(Way::ToOwner, flow, source, bytes)
     }
 
+    /// Relays a datagram of a handshake to a pod that may know it, or is to begin it; everything else as [`PeerSender::try_datagram`].
+    ///
+    /// # Errors
+    ///
+    /// As [`PeerSender::try_datagram`].
+    pub fn try_handshake(&self, flow: u32, source: SocketAddr, bytes: &[u8]) -> Result<(), SendError> {
+        self.push(Way::ToHandshake, flow, source, bytes)
+    }
+
     /// Sends the owner's answer to where the flow came in, which sends it on to `destination`. `flow` is the datagram's.
     ///
     /// # Errors

@@ -29,6 +29,15 @@ pub enum Said {
         /// The datagram.
         bytes: Vec<u8>,
     },
+    /// A device's datagram for whoever knows its handshake, or is to begin it.
+    Handshake {
+        /// Comes back with the answer.
+        flow: u32,
+        /// The device.
+        source: SocketAddr,
+        /// The datagram.
+        bytes: Vec<u8>,
+    },
     /// The owner's answer to one.
     Reply {
         /// The datagram's.
@@ -163,6 +172,7 @@ impl SimulatedPeers {
             let (flow, bytes) = (packet.flow, packet.bytes().to_vec());
             said.push(match packet.way {
                 Way::ToOwner => Said::Datagram { flow, source: packet.address, bytes },
+                Way::ToHandshake => Said::Handshake { flow, source: packet.address, bytes },
                 Way::Back => Said::Reply { flow, destination: packet.address, bytes },
             });
         }

@@ -123,6 +123,14 @@ counts! {
     DatagramsHeld = "sluice.edge.datagrams.held";
     /// Datagrams that another pod handed over.
     DatagramsFromPods = "sluice.edge.datagrams.from_pods";
+    /// HELLO_ACKs of no handshake here, about which other shards and pods were asked.
+    HandshakesAsked = "sluice.edge.handshakes.asked";
+    /// Datagrams of handshakes handed to the pod that answered the device before, or that does its handshakes.
+    HandshakesHandedOn = "sluice.edge.handshakes.handed_on";
+    /// Datagrams of handshakes of this shard that reached another shard or pod.
+    HandshakesFound = "sluice.edge.handshakes.found";
+    /// Datagrams of handshakes that reached another shard or pod, and that nobody knows here either.
+    HandshakesUnknown = "sluice.edge.handshakes.unknown";
     /// UDP sessions whose device now speaks from another address.
     SessionsMoved = "sluice.edge.sessions.moved";
     /// Messages taken from devices into a group of records.
@@ -158,6 +166,8 @@ counts! {
     DroppedVersion = "sluice.edge.dropped" ["reason" = "version"];
     /// A frame type that no client sends, or at the wrong time.
     DroppedUnexpected = "sluice.edge.dropped" ["reason" = "unexpected"];
+    /// A HELLO_ACK of no handshake here, beyond those about which other shards and pods are asked.
+    DroppedUnasked = "sluice.edge.dropped" ["reason" = "not_asked"];
     /// A cookie that is wrong or too old.
     DroppedCookie = "sluice.edge.dropped" ["reason" = "cookie"];
     /// A sealed frame of no session we know.

@@ -9,6 +9,7 @@ use std::time::Duration;
 use mio::{Poll, Waker};
 use opentelemetry::metrics::Meter;
 use sluice_bus::{BusConfig, BusError, EventEncoder, Writer, WriterStats};
+use sluice_peers::PeersHandle;
 use sluice_store::{LogPosition, Store};
 use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
@@ -31,7 +32,7 @@ use crate::pulse::Pulse;
 use crate::revocations;
 use crate::secrets::Secrets;
 use crate::shard::{
-    Cookies, Core, Inputs, Parts, PeerShard, Places, Records, Relay, Senders, Shard, Sink, Slots, WAKER,
+    Cookies, Core, Inputs, Parts, PeerShard, Places, Records, Relay, Shard, Sink, Slots, WAKER,
 };
 use crate::sockets::{BindError, ShardSockets, bind};
 
@@ -131,7 +132,7 @@ struct Prepared {
 /// What shards need to be part of many pods.
 struct Shared {
     map: watch::Sender<Arc<SlotMap>>,
-    senders: Option<watch::Receiver<Senders>>,
+    peers: Option<PeersHandle>,
     keepers: Option<Arc<KeeperPool>>,
     cluster: Option<mpsc::Sender<ToCluster>>,
     /// How far the revocation log is applied here.
@@ -178,7 +179,7 @@ impl Edge {
         let limits = Limits::new(&config, &deps.store, clock)?;
         let shared = Shared {
             map,
-            senders: None,
+            peers: None,
             keepers: None,
             cluster: None,
             applied,
@@ -246,7 +247,7 @@ impl Edge {
         let across = Across::new(linked.peers().clone(), map.subscribe());
         let shared = Shared {
             map,
-            senders: Some(linked.peers().senders()),
+            peers: Some(linked.peers().clone()),
             keepers: Some(keepers),
             cluster: Some(to_cluster),
             applied,
@@ -555,7 +556,7 @@ impl Common {
         let now_unix_s = self.clock.wall().as_millis().max(0) as u64 / 1000;
         let cookies = Cookies::new::<AwsLc>(self.secrets.cookies.duplicate(), now_unix_s);
         let inputs = Inputs { inbox, settled, relayed, slots };
-        let relay = Relay::new(self.shared.map.subscribe(), self.shared.senders.clone());
+        let relay = Relay::new(self.shared.map.subscribe(), self.shared.peers.as_ref());
         let (ending, ended) = oneshot::channel();
         let (started, start) = sync_channel(1);
         let turns = self.shared.pulse.part(format!("shard-{number}"));

@@ -207,8 +207,11 @@ pub(crate) enum Errand {
     FromShard,
     /// Another pod received it, by the shard of its own that waits for the answer.
     FromPod { pod: PodId, shard: u16 },
+    /// Another shard of this pod, or another pod by that shard of its own, received it, and looks for its handshake. It is handed on
+    /// to nobody.
+    Handshake { from: Option<(PodId, u16)> },
     /// Another pod's answer to a device that reaches this one.
-    Answer,
+    Answer { pod: PodId },
 }
 
 impl Relayed {

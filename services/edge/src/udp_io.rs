@@ -184,6 +184,17 @@ impl Outbound {
         }
     }
 
+    /// As [`Self::send`], of a datagram that `fill` writes, or `false` when there is nothing to send.
+    pub(crate) fn send_with(&mut self, path: Path, fill: impl FnOnce(&mut [u8]) -> Option<usize>) -> bool {
+        if path.via().is_none() {
+            return self.push_with(path.address(), fill);
+        }
+        let mut room = [0; SLOT];
+        let Some(length) = fill(&mut room) else { return false };
+        self.send(path, room.get(..length).unwrap_or_default());
+        true
+    }
+
     /// Sends the queue. A datagram that the kernel does not take is lost, as on any network: its sender has a timer.
     pub(crate) fn flush(&mut self) {
         #[cfg(test)]

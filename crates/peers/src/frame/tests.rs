@@ -35,6 +35,7 @@ fn golden_bytes_of_version_1_stand() {
     relayed(&mut out, Way::ToOwner, 5, "192.0.2.1:5683".parse().unwrap(), b"\x02abc");
     relayed(&mut out, Way::Back, 5, "[2001:db8::1]:5683".parse().unwrap(), b"\x02abc");
     controls().iter().for_each(|frame| control(&mut out, frame));
+    relayed(&mut out, Way::ToHandshake, 5, "192.0.2.1:5683".parse().unwrap(), b"\x02abc");
     let golden = concat!(
         "001b01",
         "534c505201",
@@ -73,6 +74,11 @@ fn golden_bytes_of_version_1_stand() {
         "02a1b2c3d4e5",
         "0003c8",
         "010203",
+        "000f09",
+        "00000005",
+        "04c0000201",
+        "1633",
+        "02616263",
     );
     assert_eq!(hex::encode(out), golden);
 }
@@ -100,6 +106,11 @@ fn every_frame_is_read_back() {
         relayed(&mut out, Way::Back, 9, address, &[7; MAX_DATAGRAM]);
         read_back(&out, |seen| {
             assert_eq!(seen, Frame::Reply { flow: 9, destination: address, bytes: &mut [7; MAX_DATAGRAM] });
+        });
+        let mut out = Vec::new();
+        relayed(&mut out, Way::ToHandshake, 9, address, &[7; 44]);
+        read_back(&out, |seen| {
+            assert_eq!(seen, Frame::Handshake { flow: 9, source: address, bytes: &mut [7; 44] });
         });
     }
 }

@@ -151,6 +151,7 @@ async fn frames_cut_and_flipped_end_their_own_link_at_most() {
     let mut sound = Vec::new();
     frame::heartbeat(&mut sound, &Heartbeat { counter: 1, kafka_ok_within_ms: None });
     frame::relayed(&mut sound, Way::ToOwner, 1, "192.0.2.1:9".parse().unwrap(), b"datagram");
+    frame::relayed(&mut sound, Way::ToHandshake, 1, "192.0.2.1:9".parse().unwrap(), b"proof");
     frame::relayed(&mut sound, Way::Back, 1, "[2001:db8::1]:9".parse().unwrap(), b"datagram");
     frame::control(&mut sound, &Control::SlotMoved { slot: 1, owner: pod(9), generation: 1 });
     frame::control(&mut sound, &Control::HandOver { slot: 1 });

@@ -11,6 +11,10 @@ async fn a_datagram_reaches_the_owner_and_the_answer_comes_back_to_the_flow() {
     let got = b.wait_for("the datagram", |got| matches!(got, Got::Datagram { .. })).await;
     assert_eq!(got, Got::Datagram { from: a.id, flow: 3, source, bytes: b"up".to_vec() });
 
+    to_b.try_handshake(3, source, b"proof").unwrap();
+    let got = b.wait_for("the proof", |got| matches!(got, Got::Handshake { .. })).await;
+    assert_eq!(got, Got::Handshake { from: a.id, flow: 3, source, bytes: b"proof".to_vec() });
+
     b.peers.handle().sender(a.id).unwrap().try_reply(3, source, b"down").unwrap();
     let got = a.wait_for("the answer", |got| matches!(got, Got::Reply { .. })).await;
     assert_eq!(got, Got::Reply { from: b.id, flow: 3, destination: source, bytes: b"down".to_vec() });

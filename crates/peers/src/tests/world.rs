@@ -35,6 +35,7 @@ pub(super) fn ring(current: u8, accepted: &[u8]) -> PeerSecrets {
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Got {
     Datagram { from: PodId, flow: u32, source: SocketAddr, bytes: Vec<u8> },
+    Handshake { from: PodId, flow: u32, source: SocketAddr, bytes: Vec<u8> },
     Reply { from: PodId, flow: u32, destination: SocketAddr, bytes: Vec<u8> },
     Control { from: PodId, control: Control },
     Up(PodId),
@@ -56,6 +57,10 @@ impl Recorder {
 impl Inbound for Recorder {
     fn datagram(&self, from: PodId, flow: u32, source: SocketAddr, bytes: &mut [u8]) {
         self.note(Got::Datagram { from, flow, source, bytes: bytes.to_vec() });
+    }
+
+    fn handshake(&self, from: PodId, flow: u32, source: SocketAddr, bytes: &mut [u8]) {
+        self.note(Got::Handshake { from, flow, source, bytes: bytes.to_vec() });
     }
 
     fn reply(&self, from: PodId, flow: u32, destination: SocketAddr, bytes: &mut [u8]) {

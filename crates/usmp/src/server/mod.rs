@@ -40,7 +40,7 @@ mod timers;
 
 pub use config::{FragmentAck, HandshakeConfig, RekeyCommit, SessionConfig};
 pub use handshake::{
-    AckOutcome, HelloOutcome, MAX_PSKS, Proof, TcpHandshake, TcpHandshakeStep, UdpHandshake, WrongState,
+    AckOutcome, HelloOutcome, MARK, MAX_PSKS, Proof, TcpHandshake, TcpHandshakeStep, UdpHandshake, WrongState,
 };
 pub use pool::{ArrayPool, MessageHandle, MessagePool};
 pub use reason::{CloseReason, DropReason, SendError};

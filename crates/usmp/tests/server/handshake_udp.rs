@@ -170,6 +170,34 @@ fn each_of_the_keys_proves_and_the_server_answers_under_the_one_that_matched() {
 }
 
 #[test]
+fn marks_are_how_the_proof_of_each_key_begins() {
+    let keys: [[u8; 32]; 2] = [[1; 32], PSK];
+    let list: Vec<&[u8]> = keys.iter().map(|key| &key[..]).collect();
+    let (handshake, challenge) = challenged();
+    let begin = |key: &[u8]| hello_ack(&challenge, key).mac.first_chunk::<MARK>().copied();
+    assert_eq!(handshake.marks(&list), [begin(&keys[0]), begin(&keys[1]), None]);
+    assert_eq!(handshake.marks(&[]), [None; MAX_PSKS], "not even of the empty key");
+    let (handshake, ..) = accepted();
+    assert_eq!(handshake.marks(&list), [None; MAX_PSKS]);
+}
+
+#[test]
+fn a_copy_of_session_ok_for_elsewhere_is_the_same_and_uses_up_none_of_the_devices() {
+    let (mut handshake, challenge) = challenged();
+    assert_eq!(handshake.session_ok(), None);
+    let ack = hello_ack(&challenge, &PSK);
+    let proof = handshake.verify(&ack, &[&PSK]).expect("the right key");
+    handshake.accept(T0, proof, SESSION, HOME, &SessionConfig::udp()).expect("a good key");
+    assert_eq!(handshake.session_ok(), None, "it has not left, and may be taken back");
+    let sent = handshake_sends(&mut handshake, T0).remove(0);
+    for _ in 0..100 {
+        assert_eq!(handshake.session_ok().map(|ok| &ok[..]), Some(&sent[..]));
+    }
+    handshake.handle_hello_ack(T0, &ack, &[]).expect("the same one");
+    assert_eq!(handshake_sends(&mut handshake, T0), [sent]);
+}
+
+#[test]
 fn no_key_proves_nothing_not_even_the_empty_one() {
     let (handshake, challenge) = challenged();
     assert!(handshake.verify(&hello_ack(&challenge, &[]), &[]).is_none());

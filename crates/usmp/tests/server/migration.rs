@@ -149,3 +149,43 @@ fn no_probe_goes_out_while_two_pings_are_unanswered() {
     give_new(&mut udp, 4);
     assert_eq!(udp.session.path(), 4, "its second frame moves it all the same");
 }
+
+/// A session whose proof came from somewhere else than its HELLO.
+fn doubted() -> Udp {
+    let mut udp = Udp::half_open();
+    udp.session.doubt_path();
+    udp.session.session_ok_arrived(udp.now);
+    udp
+}
+
+#[test]
+fn where_only_the_proof_came_from_counts_once_a_ping_was_acknowledged_there() {
+    let mut udp = doubted();
+    assert_eq!(udp.session.candidate_path(), Some(HOME));
+    udp.lent = b"hello".to_vec();
+    udp.session.send(5).expect("it waits");
+    assert!(udp.sends_to().is_empty(), "nothing goes to where nobody has shown to be");
+    udp.wait();
+    let sent = udp.sends_to();
+    assert_eq!(sent.iter().map(|(frame, to)| (header(frame).0, *to)).collect::<Vec<_>>(), [(Ping, HOME)]);
+    udp.acknowledge(&sent[0].0).expect("the PING's");
+    assert_eq!((udp.session.path(), udp.session.candidate_path()), (HOME, None));
+    assert!(udp.sends_to().iter().any(|(frame, to)| (header(frame).0, *to) == (Data, HOME)));
+}
+
+#[test]
+fn who_raced_a_copy_of_the_proof_and_of_frames_gets_nothing_that_is_the_devices() {
+    let mut udp = doubted();
+    // HOME is where the copies come from; the device is AWAY.
+    for _ in 0..3 {
+        give_new(&mut udp, HOME);
+    }
+    assert!(!udp.events().contains(&SessionEvent::Moved { to: HOME }), "nobody acknowledged a PING there");
+    udp.sends_to();
+    give_new(&mut udp, AWAY);
+    let sent = udp.sends_to();
+    assert_eq!(sent.iter().map(|(frame, to)| (header(frame).0, *to)).collect::<Vec<_>>(), [(Ping, AWAY)]);
+    let utack = usmp::wire::Utack::parse(&utack_for(&udp.keys.s2c, &sent[0].0)).expect("a UTACK");
+    udp.session.handle_utack(udp.now, AWAY, &utack).expect("the PING's");
+    assert_eq!(udp.session.path(), AWAY);
+}

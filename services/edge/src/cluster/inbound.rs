@@ -6,6 +6,7 @@ use std::sync::mpsc::TrySendError;
 use sluice_peers::{Control, Event, Inbound, NoRoom};
 use sluice_types::PodId;
 use tokio::sync::mpsc;
+use usmp::server::demux::{Datagram, classify};
 
 use super::penalties;
 use super::slot_map::Place;
@@ -60,9 +61,28 @@ impl Inbound for Links {
         }
     }
 
-    fn reply(&self, _from: PodId, flow: u32, destination: SocketAddr, bytes: &mut [u8]) {
+    fn handshake(&self, from: PodId, flow: u32, source: SocketAddr, bytes: &mut [u8]) {
         let (shard, _) = shard_and_slot(flow);
-        self.hand_over(shard, Relayed::new(Errand::Answer, destination, bytes));
+        if let Ok(Datagram::Hello(_)) = classify(bytes) {
+            // One that this pod is to do: always at the same shard, so that a repeat begins nothing new.
+            let shards = self.shards.len().max(1);
+            let home = self.slots.borrow().home_of((usize::from(source.port()) % shards) as u16);
+            if let Some(home) = home {
+                let errand = Errand::Handshake { from: Some((from, shard)) };
+                self.hand_over(home, Relayed::new(errand, source, bytes));
+            }
+            return;
+        }
+        // Any of the shards may have it: which one the kernel would have chosen depends on where the datagram comes from.
+        for to in 0..self.shards.len() as u16 {
+            let errand = Errand::Handshake { from: Some((from, shard)) };
+            self.hand_over(to, Relayed::new(errand, source, bytes));
+        }
+    }
+
+    fn reply(&self, from: PodId, flow: u32, destination: SocketAddr, bytes: &mut [u8]) {
+        let (shard, _) = shard_and_slot(flow);
+        self.hand_over(shard, Relayed::new(Errand::Answer { pod: from }, destination, bytes));
     }
 
     fn control(&self, from: PodId, control: Control) -> Result<(), NoRoom> {

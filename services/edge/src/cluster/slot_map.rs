@@ -45,6 +45,18 @@ impl SlotMap {
         self.slots.get(usize::from(slot)).copied().unwrap_or(Place::Nowhere)
     }
 
+    /// The pods beside this one that serve a slot, each once, in order.
+    pub(crate) fn pods(&self) -> Vec<PodId> {
+        let pods = self.slots.iter().filter_map(|place| match place {
+            Place::Pod(pod) => Some(*pod),
+            _ => None,
+        });
+        let mut pods: Vec<_> = pods.collect();
+        pods.sort_unstable();
+        pods.dedup();
+        pods
+    }
+
     /// The shard that does the handshakes of `shard`: itself if it serves a slot, or one that does.
     pub(crate) fn home_of(&self, shard: u16) -> Option<u16> {
         if self.homes.contains(&shard) {
@@ -66,5 +78,13 @@ mod tests {
         assert_eq!(SlotMap::new(vec![Place::Nowhere; 3]).home_of(0), None);
         assert_eq!(places.of(9), Place::Nowhere);
         assert_eq!(SlotMap::alone(2).home_of(1), Some(1));
+    }
+
+    #[test]
+    fn other_pods_that_serve_slots_are_named_once_and_in_order() {
+        let pod = |byte| PodId::from_bytes([byte; 16]);
+        let places =
+            [Place::Pod(pod(2)), Place::Shard(0), Place::Pod(pod(1)), Place::Nowhere, Place::Pod(pod(2))];
+        assert_eq!(SlotMap::new(places.to_vec()).pods(), [pod(1), pod(2)]);
     }
 }

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use sluice_peers::{PeerSender, SendError};
+use sluice_peers::{PeerSender, PeersHandle, SendError, View, owner_of_source};
 use sluice_types::PodId;
 use tokio::sync::watch;
 
@@ -27,6 +27,10 @@ pub(crate) struct Relay {
     known: Arc<SlotMap>,
     senders: Option<watch::Receiver<Senders>>,
     links: Senders,
+    view: Option<watch::Receiver<Arc<View>>>,
+    /// Pods that do the handshakes of those that cannot, and whether that has to be looked at again.
+    helpers: Vec<PodId>,
+    helpers_moved: bool,
     /// Pods by their number in a [`Path`](crate::path::Path).
     pods: Vec<PodId>,
 }
@@ -52,14 +56,21 @@ pub(crate) enum Handed {
 }
 
 impl Relay {
-    /// `senders` is `None` where there are no other pods.
-    pub(crate) fn new(
-        slot_map: watch::Receiver<Arc<SlotMap>>,
-        senders: Option<watch::Receiver<Senders>>,
-    ) -> Self {
+    /// `peers` is `None` where there are no other pods.
+    pub(crate) fn new(slot_map: watch::Receiver<Arc<SlotMap>>, peers: Option<&PeersHandle>) -> Self {
         let known = Arc::clone(&slot_map.borrow());
+        let senders = peers.map(PeersHandle::senders);
         let links = senders.as_ref().map(|senders| Arc::clone(&senders.borrow())).unwrap_or_default();
-        Self { slot_map, known, senders, links, pods: Vec::new() }
+        Self {
+            slot_map,
+            known,
+            senders,
+            links,
+            view: peers.map(PeersHandle::view),
+            helpers: Vec::new(),
+            helpers_moved: true,
+            pods: Vec::new(),
+        }
     }
 
     /// For a shard on its own.
@@ -73,6 +84,7 @@ impl Relay {
         let moved = self.slot_map.has_changed().unwrap_or(false);
         if self.slot_map.has_changed().unwrap_or(false) {
             self.known = Arc::clone(&self.slot_map.borrow_and_update());
+            self.helpers_moved = true;
         }
         if let Some(senders) = &mut self.senders
             && senders.has_changed().unwrap_or(false)
@@ -124,6 +136,37 @@ impl Relay {
         }
     }
 
+    /// The pod that does the handshakes of this address when this one cannot: one of those that live, do not drain, serve a slot, and are
+    /// linked. Pods that see the same name the same.
+    pub(crate) fn helper(&mut self, source: SocketAddr) -> Option<PodId> {
+        let view = self.view.as_mut()?;
+        if std::mem::take(&mut self.helpers_moved) || view.has_changed().unwrap_or(false) {
+            let view = view.borrow_and_update();
+            let helps = |pod: &PodId| view.peer(*pod).is_some_and(|peer| peer.linked && peer.is_candidate());
+            self.helpers = self.known.pods();
+            self.helpers.retain(helps);
+        }
+        owner_of_source(source, &self.helpers)
+    }
+
+    /// Hands a datagram of a handshake to a pod; `false` when the link has no room or is gone.
+    pub(crate) fn handshake(&self, pod: PodId, flow: u32, source: SocketAddr, bytes: &[u8]) -> bool {
+        self.links.get(&pod).is_some_and(|link| link.try_handshake(flow, source, bytes).is_ok())
+    }
+
+    /// Hands it to every pod that there is a link to.
+    pub(crate) fn ask_all(&self, flow: u32, source: SocketAddr, bytes: &[u8]) {
+        for link in self.links.values() {
+            // One without a link is away, or will be asked when the device repeats itself.
+            let _ = link.try_handshake(flow, source, bytes);
+        }
+    }
+
+    /// Whether there are other pods.
+    pub(crate) fn has_links(&self) -> bool {
+        self.links.values().any(PeerSender::is_linked)
+    }
+
     /// Lets a datagram leave where the device is reached; `false` when the link has no room or is gone.
     pub(crate) fn reply(&self, via: Via, destination: SocketAddr, bytes: &[u8]) -> bool {
         let link = self.pods.get(usize::from(via.pod)).and_then(|pod| self.links.get(pod));
@@ -163,7 +206,7 @@ mod tests {
         let mut peers = SimulatedPeers::new(PodId::from_bytes([1; 16]));
         peers.members(&[member(other), member(next)]);
         let (owners, slot_map) = watch::channel(Arc::new(SlotMap::new(vec![Place::Pod(other)])));
-        let mut relay = Relay::new(slot_map, Some(peers.handle().senders()));
+        let mut relay = Relay::new(slot_map, Some(&peers.handle()));
         let source = ([192, 0, 2, 1], 4000).into();
         assert_eq!(relay.datagram(other, 0, source, b"x"), Handed::NoLink);
         assert!(!relay.can_go(0, None), "nobody could take it there");

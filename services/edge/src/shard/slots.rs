@@ -26,6 +26,12 @@ pub(crate) struct Owned {
     pub(crate) progress: Progress,
 }
 
+impl Owned {
+    fn bears(&self) -> bool {
+        self.leaving.is_none() && !self.behind && self.records.has_room()
+    }
+}
+
 /// How a slot leaves.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Leaving {
@@ -142,6 +148,11 @@ impl Slots {
         Some(owned.swap_remove(at))
     }
 
+    /// Whether a session can be born here now.
+    pub(crate) fn has_birthplace(&self) -> bool {
+        !self.are_shared() || self.owned().iter().any(Owned::bears)
+    }
+
     /// Where a session can be born now: a slot that stays, has room to journal it, and whose ledger is not known to be behind. It is the
     /// same one for a while.
     pub(crate) fn birthplace(&mut self, now: Instant) -> Option<u16> {
@@ -152,9 +163,7 @@ impl Slots {
         for _ in 0..owned.len() {
             *next %= owned.len();
             if let Some(found) = owned.get(*next)
-                && found.leaving.is_none()
-                && !found.behind
-                && found.records.has_room()
+                && found.bears()
             {
                 return Some(found.slot);
             }

@@ -4,28 +4,29 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::sync::mpsc::{SyncSender, TrySendError};
 
 use sluice_bus::SessionState;
 use sluice_proto::events::v1::{CloseReason, SecurityReason, Transport};
-use sluice_types::{DeviceEpoch, DeviceId, SessionId};
-use usmp::Instant;
+use sluice_types::{DeviceEpoch, DeviceId, PodId, SessionId};
 use usmp::crypto::Provider;
 use usmp::server::DropReason;
 use usmp::server::demux::{Datagram, classify};
+use usmp::wire::FrameType;
+use usmp::{Duration, Instant};
 
 use super::cookies::Cookies;
 use super::core::Core;
-use super::holds::{Holds, LOOK, Overdue};
+use super::holds::{LOOK, Overdue};
 use super::keys::Keys;
+use super::others::{Elsewhere, Others, PeerShard};
 use super::records::{Kind, Message};
-use super::relay::{Handed, Relay, flow};
+use super::relay::Relay;
 use super::routes::Routes;
-use super::udp_handshakes::{Accepted, UdpHandshakes};
+use super::udp_handshakes::{Accepted, Proving, UdpHandshakes, Unexpected};
 use super::udp_sessions::UdpSessions;
 use crate::cluster::Place;
 use crate::counts::{Count, drop_count};
-use crate::link::{Errand, Found, Kept, Relayed, SendReply, SessionRef, ShardWaker};
+use crate::link::{Errand, Found, Kept, Relayed, SendReply, SessionRef};
 use crate::path::{Path, Via};
 use crate::session_ids::slot_in;
 use crate::udp_io::{Inbound, Outbound, Wire};
@@ -33,12 +34,9 @@ use crate::udp_io::{Inbound, Outbound, Wire};
 /// Batches received per turn; then handshakes, connections and commits have their turn.
 const BATCHES_PER_TURN: usize = 8;
 
-/// How another shard is handed a datagram.
-#[derive(Debug, Clone)]
-pub(crate) struct PeerShard {
-    pub(crate) datagrams: SyncSender<Relayed>,
-    pub(crate) waker: ShardWaker,
-}
+/// Places for addresses whose slot is remembered, and for how long.
+const ROUTES: usize = 4096;
+const REMEMBERED: Duration = Duration::from_secs(120);
 
 pub(crate) struct Udp<P: Provider> {
     wire: Wire,
@@ -48,9 +46,9 @@ pub(crate) struct Udp<P: Provider> {
     handshakes: UdpHandshakes<P>,
     sessions: UdpSessions<P>,
     accepted: Vec<Accepted<P>>,
-    peers: Vec<PeerShard>,
-    routes: Routes,
-    holds: Holds,
+    others: Others,
+    /// The slots of sessions whose devices speak with them through here.
+    routes: Routes<u16>,
 }
 
 impl<P: Provider> Udp<P> {
@@ -69,9 +67,8 @@ impl<P: Provider> Udp<P> {
             handshakes: UdpHandshakes::new(core, cookies),
             sessions: UdpSessions::new(core),
             accepted: Vec::new(),
-            peers,
-            routes: Routes::new(),
-            holds: Holds::default(),
+            others: Others::new(core.now, peers),
+            routes: Routes::new(ROUTES, REMEMBERED),
         })
     }
 
@@ -80,7 +77,7 @@ impl<P: Provider> Udp<P> {
     }
 
     pub(crate) fn turn(&mut self, core: &mut Core) {
-        if (self.out.relay.refresh() && !self.holds.is_empty()) || self.holds.is_due(core.now) {
+        if (self.out.relay.refresh() && !self.others.holds.is_empty()) || self.others.holds.is_due(core.now) {
             self.let_held_go(core);
         }
         for _ in 0..BATCHES_PER_TURN {
@@ -106,7 +103,7 @@ impl<P: Provider> Udp<P> {
                     accepted: &mut self.accepted,
                 };
                 if let Some(to) = taken.datagram(core, source, datagram, &mut self.routes) {
-                    relay(core, &self.peers, &self.out.relay, &mut self.holds, to, source, datagram);
+                    self.others.hand_on(core, &self.out.relay, to, source, datagram);
                 }
             }
         }
@@ -117,7 +114,7 @@ impl<P: Provider> Udp<P> {
 
     /// Tries again what waited for the owner of its slot.
     fn let_held_go(&mut self, core: &mut Core) {
-        for hold in self.holds.take(core.now) {
+        for hold in self.others.holds.take(core.now) {
             let mut hold = match hold {
                 Ok(hold) => hold,
                 Err(Overdue::Copy) => continue,
@@ -127,7 +124,7 @@ impl<P: Provider> Udp<P> {
                 }
             };
             if !self.out.relay.can_go(slot_in(hold.prefix), hold.copied_to) {
-                self.holds.put_back(hold);
+                self.others.holds.put_back(hold);
                 continue;
             }
             let held = &mut hold.held;
@@ -139,7 +136,7 @@ impl<P: Provider> Udp<P> {
                 accepted: &mut self.accepted,
             };
             if let Some(to) = taken.datagram(core, source, held.datagram(), &mut self.routes) {
-                relay(core, &self.peers, &self.out.relay, &mut self.holds, to, source, held.datagram());
+                self.others.hand_on(core, &self.out.relay, to, source, held.datagram());
             }
         }
     }
@@ -148,9 +145,9 @@ impl<P: Provider> Udp<P> {
     pub(crate) fn relayed(&mut self, core: &mut Core, relayed: &mut Relayed) {
         let address = relayed.address;
         let path = match relayed.errand {
-            Errand::Answer => return self.out.push(address, relayed.datagram()),
-            Errand::FromShard => Some(Path::from(address)),
-            Errand::FromPod { pod, shard } => {
+            Errand::Answer { pod } => return self.answer(core, address, pod, relayed.datagram()),
+            Errand::FromShard | Errand::Handshake { from: None } => Some(Path::from(address)),
+            Errand::FromPod { pod, shard } | Errand::Handshake { from: Some((pod, shard)) } => {
                 let number = self.out.relay.number_of(pod);
                 number.and_then(|pod| Path::through(address, Via { pod, shard }))
             }
@@ -163,9 +160,21 @@ impl<P: Provider> Udp<P> {
             sessions: &mut self.sessions,
             accepted: &mut self.accepted,
         };
+        let searched = matches!(relayed.errand, Errand::Handshake { .. });
         let datagram = relayed.datagram();
         let parsed = classify(datagram);
-        match parsed {
+        if searched {
+            let known = match parsed {
+                // One that has the cookie, from a pod that cannot do it; without it nobody hands any on.
+                Ok(Datagram::Hello(hello)) if hello.cookie.is_some() => {
+                    taken.handshakes.hello(core, taken.out, path, &hello, true);
+                    true
+                }
+                _ => taken.handshake(core, path, parsed),
+            };
+            return core.counts.one(if known { Count::HandshakesFound } else { Count::HandshakesUnknown });
+        }
+        let to = match parsed {
             // Nothing is relayed twice.
             Ok(Datagram::Sealed { prefix, .. }) if !taken.sessions.is_awake(prefix) => {
                 if core.ids.slot::<P>(prefix).is_some_and(|slot| core.slots.get(slot).is_some()) {
@@ -173,13 +182,37 @@ impl<P: Provider> Udp<P> {
                 } else {
                     core.counts.one(Count::DroppedNotOwner);
                 }
+                None
             }
-            // Handshakes are done where their device reaches us.
+            // Of a handshake, which has a way of its own.
             Ok(Datagram::Hello(_) | Datagram::HelloAck(_)) if path.via().is_some() => {
                 core.counts.one(Count::DroppedNotOwner);
+                None
             }
-            _ => taken.own(core, address, path, datagram, parsed),
+            _ => taken.own(core, path, datagram, parsed),
+        };
+        match to {
+            // From a shard of this pod that has no slot, and so asks nobody itself.
+            Some(to) if path.via().is_none() => {
+                self.others.hand_on(core, &self.out.relay, to, address, relayed.datagram());
+            }
+            Some(_) => core.counts.one(Count::DroppedUtack),
+            None => {}
         }
+    }
+
+    /// Lets another pod's answer leave here.
+    fn answer(&mut self, core: &mut Core, address: SocketAddr, pod: PodId, datagram: &[u8]) {
+        match answered(datagram) {
+            Some(FrameType::SessionOk) => {
+                // The device goes on with the other pod's CHALLENGE, should it have got one from here, too.
+                self.handshakes.give_way(core, address);
+                self.others.answered(core.now, address, pod);
+            }
+            Some(_) => self.others.answered(core.now, address, pod),
+            None => {}
+        }
+        self.out.push(address, datagram);
     }
 
     /// Issues and accepts cookies by these from now on.
@@ -283,7 +316,7 @@ impl<P: Provider> Udp<P> {
     }
 
     pub(crate) fn next(&self, now: Instant) -> Option<Instant> {
-        let held = (!self.holds.is_empty()).then(|| now + LOOK);
+        let held = (!self.others.holds.is_empty()).then(|| now + LOOK);
         [self.handshakes.next(), self.sessions.next(), held].into_iter().flatten().min()
     }
 }
@@ -296,15 +329,14 @@ struct Taken<'a, P: Provider> {
     accepted: &'a mut Vec<Accepted<P>>,
 }
 
-/// Who is to act upon a datagram instead of the shard that received it.
-#[derive(Debug, Clone, Copy)]
-enum Elsewhere {
-    /// Whoever serves this slot.
-    Slot(u16),
-    /// Whoever serves the slot of the session with this name, which waits if nobody is known to.
-    Session(u16, [u8; 8]),
-    /// This shard, which has slots where sessions can be born.
-    Home(u16),
+/// What of a handshake a server says by this datagram, if anything.
+fn answered(datagram: &[u8]) -> Option<FrameType> {
+    // A pod says nothing that is not whole.
+    let code = match datagram {
+        [0xAC, 0xAC, code, ..] | [_, _, _, code, ..] => *code,
+        _ => return None,
+    };
+    Some(FrameType::from(code)).filter(|frame_type| frame_type.is_handshake())
 }
 
 impl<P: Provider> Taken<'_, P> {
@@ -314,7 +346,7 @@ impl<P: Provider> Taken<'_, P> {
         core: &mut Core,
         source: SocketAddr,
         datagram: &mut [u8],
-        routes: &mut Routes,
+        routes: &mut Routes<u16>,
     ) -> Option<Elsewhere> {
         let parsed = classify(datagram);
         match parsed {
@@ -341,28 +373,48 @@ impl<P: Provider> Taken<'_, P> {
             Ok(Datagram::Hello(_) | Datagram::HelloAck(_) | Datagram::Utack(_))
                 if core.slots.are_shared() && core.slots.owned().is_empty() =>
             {
-                let home = self.out.relay.home_of(core.shard);
-                if home.is_none() {
-                    core.counts.one(Count::DroppedNoSlot);
+                match self.out.relay.home_of(core.shard) {
+                    Some(home) => Some(Elsewhere::Home(home)),
+                    None => self.own(core, source.into(), datagram, parsed),
                 }
-                home.map(Elsewhere::Home)
             }
-            _ => {
-                self.own(core, source, source.into(), datagram, parsed);
-                None
-            }
+            _ => self.own(core, source.into(), datagram, parsed),
         }
     }
 
-    /// Acts upon a datagram of this shard.
+    /// Acts upon a datagram of a handshake of this shard; `false` when it is of none.
+    fn handshake(&mut self, core: &mut Core, path: Path, parsed: Result<Datagram, DropReason>) -> bool {
+        match parsed {
+            Ok(Datagram::HelloAck(ack)) => {
+                match self.handshakes.hello_ack(core, self.out, self.sessions, path, &ack) {
+                    Proving::Unknown => return false,
+                    Proving::Known(accepted) => self.accepted.extend(accepted),
+                }
+                // The device may speak in the very next datagram.
+                open(core, self.accepted, self.handshakes, self.sessions);
+                true
+            }
+            Ok(Datagram::Utack(utack)) => match self.handshakes.utack(core, path, &utack) {
+                Ok(session) => {
+                    if let Some(at) = session {
+                        self.sessions.session_ok_arrived(core, at);
+                    }
+                    true
+                }
+                Err(Unexpected) => false,
+            },
+            _ => false,
+        }
+    }
+
+    /// Acts upon a datagram of this shard, or names who may know more of it.
     fn own(
         &mut self,
         core: &mut Core,
-        source: SocketAddr,
         path: Path,
         datagram: &mut [u8],
         parsed: Result<Datagram, DropReason>,
-    ) {
+    ) -> Option<Elsewhere> {
         match parsed {
             Err(reason) => {
                 core.counts.one(drop_count(reason));
@@ -370,28 +422,24 @@ impl<P: Provider> Taken<'_, P> {
                     core.refuse(SecurityReason::Version, None, Transport::Udp);
                 }
             }
-            Ok(Datagram::Hello(hello)) => self.handshakes.hello(core, self.out, source, &hello),
-            Ok(Datagram::HelloAck(ack)) => {
-                let accepted = self.handshakes.hello_ack(core, self.out, self.sessions, source, &ack);
-                if let Some(accepted) = accepted {
-                    self.accepted.push(accepted);
-                    // The device may speak in the very next datagram.
-                    open(core, self.accepted, self.handshakes, self.sessions);
-                }
+            Ok(Datagram::Hello(hello)) => {
+                let helper = self.handshakes.hello(core, self.out, path, &hello, false);
+                return helper.map(Elsewhere::Helper);
+            }
+            Ok(Datagram::HelloAck(_)) => {
+                return (!self.handshake(core, path, parsed)).then_some(Elsewhere::Handshake);
+            }
+            Ok(Datagram::Utack(utack)) if utack.frame_type.is_handshake() => {
+                return (!self.handshake(core, path, parsed)).then_some(Elsewhere::Answerer);
             }
             Ok(Datagram::Utack(utack)) => {
-                if utack.frame_type.is_handshake() {
-                    if let Some(at) = self.handshakes.utack(core, source, &utack) {
-                        self.sessions.session_ok_arrived(core, at);
-                    }
-                } else {
-                    self.sessions.utack(core, self.out, self.handshakes, path, &utack);
-                }
+                self.sessions.utack(core, self.out, self.handshakes, path, &utack);
             }
             Ok(Datagram::Sealed { prefix, frame_type, .. }) => {
                 self.sessions.sealed(core, self.out, self.handshakes, path, (prefix, frame_type), datagram);
             }
         }
+        None
     }
 }
 
@@ -408,53 +456,6 @@ fn open<P: Provider>(
         match sessions.open(core, live, looked_up) {
             Some(at) => handshakes.attach(handshake, at),
             None => handshakes.failed(core, handshake),
-        }
-    }
-}
-
-fn relay(
-    core: &Core,
-    peers: &[PeerShard],
-    relay: &Relay,
-    holds: &mut Holds,
-    to: Elsewhere,
-    source: SocketAddr,
-    datagram: &[u8],
-) {
-    let mut hold = |copied_to| match to {
-        Elsewhere::Session(_, prefix) => holds.hold(core.now, prefix, copied_to, source, datagram),
-        _ => false,
-    };
-    let kept = |waits| if waits { Count::DatagramsHeld } else { Count::DroppedNoOwner };
-    let shard = match to {
-        Elsewhere::Home(shard) => shard,
-        Elsewhere::Slot(slot) | Elsewhere::Session(slot, _) => match relay.place(slot) {
-            Place::Shard(shard) => shard,
-            Place::Pod(pod) => match relay.datagram(pod, flow(core.shard, slot), source, datagram) {
-                Handed::Over => return core.counts.one(Count::DatagramsToPods),
-                Handed::Unfit => return core.counts.one(Count::DroppedRelayFull),
-                // If it hangs, its slots are another pod's in a second.
-                Handed::Unsurely => {
-                    core.counts.one(Count::DatagramsToPods);
-                    hold(Some(pod));
-                    return;
-                }
-                Handed::NoLink => return core.counts.one(kept(hold(None))),
-            },
-            Place::Nowhere => return core.counts.one(kept(hold(None))),
-        },
-    };
-    let Some(peer) = peers.get(usize::from(shard)) else {
-        return core.counts.one(Count::DroppedNoOwner);
-    };
-    match peer.datagrams.try_send(Relayed::new(Errand::FromShard, source, datagram)) {
-        Ok(()) => {
-            core.counts.one(Count::DatagramsRelayed);
-            // It looks at its queue once a second in any case.
-            let _ = peer.waker.wake();
-        }
-        Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => {
-            core.counts.one(Count::DroppedRelayFull);
         }
     }
 }

@@ -3,6 +3,7 @@
 //! Nothing is kept of a stranger before its cookie is back, but a place in a fixed ring. No X25519 happens before that either.
 
 mod births;
+mod found;
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -10,12 +11,14 @@ use std::sync::Arc;
 
 use sluice_proto::events::v1::{SecurityReason, Transport};
 use sluice_store::HandshakeKeys;
+use sluice_types::PodId;
 use usmp::crypto::Provider;
-use usmp::server::{AckOutcome, HelloOutcome, RetryRing, UdpHandshake, UdpSession};
+use usmp::server::{AckOutcome, HelloOutcome, MARK, MAX_PSKS, RetryRing, UdpHandshake, UdpSession};
 use usmp::wire::{FrameType, Hello, HelloAck, HelloRetry, Utack};
 use usmp::{Instant, SessionId};
 
 use self::births::Unborn;
+pub(crate) use self::found::Proving;
 use super::cookies::Cookies;
 use super::core::{Core, address_bytes, random, random_secret};
 use super::keys::Keys;
@@ -40,14 +43,28 @@ const RETRY_FRAME: usize = 28;
 /// without UTACK, so that the device sends it again.
 const WAITING: usize = 512;
 
+/// Answers to repeats of a proof that come from anywhere: copies, or a device whose address changes all the time.
+const COPIES_ELSEWHERE: u8 = 8;
+
+/// A UTACK that no handshake waits for.
+#[derive(Debug)]
+pub(crate) struct Unexpected;
+
 struct Pending<P: Provider> {
     machine: UdpHandshake<P>,
+    /// Where its HELLO came from, and its cookie came back from.
     address: SocketAddr,
+    /// How the device is reached: there, unless a right proof came from elsewhere.
+    path: Path,
     serial: u32,
     started: Instant,
     keys: Keys,
-    /// A proof that waits for the keys or for the budget.
-    ack: Option<HelloAck>,
+    /// How a right proof begins, under each of its keys.
+    marks: [Option<[u8; MARK]>; MAX_PSKS],
+    /// Answers to repeats of the proof from where neither its HELLO nor the accepted proof came from, and how many are left.
+    copies_elsewhere: u8,
+    /// A proof that waits for the keys or for the budget, and how it came.
+    ack: Option<(HelloAck, Path)>,
     /// The session that is to live beside, until the ledger has heard of it.
     unborn: Option<Box<Unborn<P>>>,
     /// The session that lives beside, once the proof was right.
@@ -68,12 +85,17 @@ pub(crate) struct Accepted<P: Provider> {
 pub(crate) struct UdpHandshakes<P: Provider> {
     table: Slab<Pending<P>>,
     by_address: Index,
+    /// Those whose proof came from elsewhere, by that address.
+    by_other: Index,
+    /// By how a right proof begins.
+    by_mark: Index,
+    by_session: Index,
     timers: Timers,
     shares: Shares,
     order: Queue,
-    retries: Box<RetryRing<SocketAddr, RETRY_PLACES>>,
+    retries: Box<RetryRing<Path, RETRY_PLACES>>,
     cookies: Cookies,
-    hellos: VecDeque<(SocketAddr, Hello)>,
+    hellos: VecDeque<(Path, Hello)>,
     proofs: VecDeque<(u32, u32)>,
     unasked: VecDeque<(u32, u32)>,
     /// Sessions that wait for the ledger.
@@ -93,6 +115,9 @@ impl<P: Provider> UdpHandshakes<P> {
         Self {
             table: Slab::new(places),
             by_address: Index::default(),
+            by_other: Index::default(),
+            by_mark: Index::default(),
+            by_session: Index::default(),
             timers: Timers::default(),
             shares: Shares::new(places),
             order: Queue::default(),
@@ -117,70 +142,107 @@ impl<P: Provider> UdpHandshakes<P> {
         self.cookies = cookies;
     }
 
-    /// Takes a HELLO.
-    pub(crate) fn hello(&mut self, core: &mut Core, out: &mut Outbound, source: SocketAddr, hello: &Hello) {
+    /// Takes a HELLO, or names the pod that is to begin the handshake. `handed_on`: another pod has chosen this one, which does what it can.
+    pub(crate) fn hello(
+        &mut self,
+        core: &mut Core,
+        out: &mut Outbound,
+        path: Path,
+        hello: &Hello,
+        handed_on: bool,
+    ) -> Option<PodId> {
         let now_unix_s = core.wall.as_millis().max(0) as u64 / 1000;
+        let source = path.address();
         let address = address_bytes(source);
+        let able = core.accepting && core.slots.has_birthplace();
+        let helper = if able || handed_on { None } else { out.relay.helper(source) };
         let Some(cookie) = hello.cookie else {
-            if !core.accepting {
-                return core.counts.one(Count::DroppedDraining);
-            }
             // A handshake of this very HELLO is past its cookie: the device wants the UTACK only.
-            if self.find(source).and_then(|at| self.table.get_mut(at)).is_some_and(|pending| {
-                pending.machine.handle_hello(core.now, hello) == HelloOutcome::Duplicate
-            }) {
-                return acknowledge(out, source, FrameType::Hello, hello.seq);
+            if core.accepting
+                && self.find(source).and_then(|at| self.table.get_mut(at)).is_some_and(|pending| {
+                    pending.machine.handle_hello(core.now, hello) == HelloOutcome::Duplicate
+                })
+            {
+                acknowledge(out, path, FrameType::Hello, hello.seq);
+                return None;
+            }
+            // Cookies take neither a slot nor memory, and are good at every pod: what nobody has verified is handed on to nobody.
+            if helper.is_none() && self.is_hopeless(core) {
+                return None;
             }
             // Its HELLO with the cookie would find no room; it sends this one again.
-            if self.hellos.len() >= WAITING {
-                return core.counts.one(Count::DroppedNoHandshake);
+            if helper.is_none() && self.hellos.len() >= WAITING {
+                core.counts.one(Count::DroppedNoHandshake);
+                return None;
             }
             let cookie = self.cookies.issue::<P>(now_unix_s, &address, hello.device_id, &hello.public_key);
-            acknowledge(out, source, FrameType::Hello, hello.seq);
-            out.push_with(source, |room| HelloRetry { cookie }.emit(0, room).ok());
-            self.retries.push(core.now, source, cookie);
-            return core.counts.one(Count::CookiesIssued);
+            acknowledge(out, path, FrameType::Hello, hello.seq);
+            out.send_with(path, |room| HelloRetry { cookie }.emit(0, room).ok());
+            self.retries.push(core.now, path, cookie);
+            core.counts.one(Count::CookiesIssued);
+            return None;
         };
         if !self.cookies.check::<P>(now_unix_s, &address, hello.device_id, &hello.public_key, &cookie) {
             core.counts.one(Count::DroppedCookie);
-            return core.refuse(SecurityReason::Cookie, None, Transport::Udp);
+            core.refuse(SecurityReason::Cookie, None, Transport::Udp);
+            return None;
         }
         // From here on the address is the sender's own.
-        self.retries.cancel(&source);
+        self.retries.cancel(&path);
         if let Some(at) = self.find(source)
             && let Some(pending) = self.table.get_mut(at)
         {
             match pending.machine.handle_hello(core.now, hello) {
                 HelloOutcome::Duplicate => {
-                    acknowledge(out, source, FrameType::Hello, hello.seq);
-                    return self.transmit(core, out, at);
+                    acknowledge(out, path, FrameType::Hello, hello.seq);
+                    self.answer_by(at, path);
+                    self.transmit(core, out, at);
+                    return None;
                 }
                 HelloOutcome::StartOver => self.end(core, at),
             }
         }
         if core.penalties.waits(core.now, source.ip(), hello.device_id) {
             core.counts.one(Count::DroppedPenalty);
-            return core.refuse(SecurityReason::RateLimited, None, Transport::Udp);
+            core.refuse(SecurityReason::RateLimited, None, Transport::Udp);
+            return None;
         }
-        if !core.accepting {
-            return core.counts.one(Count::DroppedDraining);
+        if helper.is_some() {
+            return helper;
+        }
+        if self.is_hopeless(core) {
+            return None;
         }
         if core.may_exchange() && self.hellos.is_empty() && !self.ledger_is_behind(core) {
-            self.start(core, out, source, hello);
+            self.start(core, out, path, hello);
         } else if self.hellos.len() < WAITING {
-            self.hellos.push_back((source, *hello));
+            self.hellos.push_back((path, *hello));
         } else {
             core.counts.one(Count::DroppedNoHandshake);
         }
+        None
     }
 
-    fn start(&mut self, core: &mut Core, out: &mut Outbound, source: SocketAddr, hello: &Hello) {
+    /// Whether a newcomer has no chance here, which is counted. Where slots are merely behind it has one by the time of its proof.
+    fn is_hopeless(&self, core: &Core) -> bool {
+        if !core.accepting {
+            core.counts.one(Count::DroppedDraining);
+        } else if core.slots.are_shared() && core.slots.owned().is_empty() {
+            core.counts.one(Count::DroppedNoSlot);
+        } else {
+            return false;
+        }
+        true
+    }
+
+    fn start(&mut self, core: &mut Core, out: &mut Outbound, path: Path, hello: &Hello) {
+        let source = path.address();
         if let Some(at) = self.find(source)
             && let Some(pending) = self.table.get_mut(at)
         {
             // A copy waited as well.
             if pending.machine.handle_hello(core.now, hello) == HelloOutcome::Duplicate {
-                return acknowledge(out, source, FrameType::Hello, hello.seq);
+                return acknowledge(out, path, FrameType::Hello, hello.seq);
             }
             self.end(core, at);
         }
@@ -197,9 +259,12 @@ impl<P: Provider> UdpHandshakes<P> {
         let pending = Pending {
             machine: UdpHandshake::start(core.now, hello, private, nonce, seed, &self.config),
             address: source,
+            path,
             serial,
             started: core.now,
             keys: Keys::Waiting,
+            marks: [None; MAX_PSKS],
+            copies_elsewhere: COPIES_ELSEWHERE,
             ack: None,
             unborn: None,
             session: None,
@@ -213,7 +278,7 @@ impl<P: Provider> UdpHandshakes<P> {
         let alive = |(at, serial)| table.get(at).is_some_and(|pending| pending.serial == serial);
         self.order.push((at, serial), table.len(), alive);
         core.counts.one(Count::HandshakesUdp);
-        acknowledge(out, source, FrameType::Hello, hello.seq);
+        acknowledge(out, path, FrameType::Hello, hello.seq);
         self.ask_keys(core, at);
         self.transmit(core, out, at);
     }
@@ -235,36 +300,34 @@ impl<P: Provider> UdpHandshakes<P> {
         }
     }
 
-    /// Takes a HELLO_ACK.
+    /// Takes a HELLO_ACK, from whatever address: what counts is the proof.
     pub(crate) fn hello_ack(
         &mut self,
         core: &mut Core,
         out: &mut Outbound,
         sessions: &UdpSessions<P>,
-        source: SocketAddr,
+        path: Path,
         ack: &HelloAck,
-    ) -> Option<Accepted<P>> {
-        let Some(at) = self.find(source) else {
-            core.counts.one(Count::DroppedUnexpected);
-            return None;
+    ) -> Proving<P> {
+        let source = path.address();
+        let Some(at) = self.find_by_proof(&ack.mac).or_else(|| self.find(source)) else {
+            return Proving::Unknown;
         };
-        let pending = self.table.get_mut(at)?;
+        let Some(pending) = self.table.get_mut(at) else { return Proving::Unknown };
         if pending.machine.is_confirming() {
-            match pending.machine.handle_hello_ack(core.now, ack, &[]) {
-                // Answered when the ledger has heard of its session.
-                Ok(AckOutcome::Repeated) if pending.unborn.is_some() => {
-                    core.counts.one(Count::DroppedPending)
-                }
-                Ok(AckOutcome::Repeated) => {
-                    acknowledge(out, source, FrameType::HelloAck, ack.seq);
-                    self.transmit(core, out, at);
-                }
-                _ => core.counts.one(Count::DroppedProof),
-            }
-            return None;
+            return self.proved_again(core, out, at, path, ack);
         }
-        // One may wait: the last one is as good as any, and a wrong one cannot keep the right one out for long.
-        pending.ack = Some(*ack);
+        if pending.address != source && !pending.would_prove(core, ack) {
+            // Nobody is blamed for what did not come from where the cookie came back from.
+            core.counts.one(Count::DroppedProof);
+            return Proving::Unknown;
+        }
+        // One may wait: the last one is as good as any, and a wrong one cannot keep the right one out for long. A copy from
+        // elsewhere does not take the place of what came from the device's own address.
+        let own = |path: Path| path.address() == pending.address;
+        if own(path) || pending.ack.is_none_or(|(_, before)| !own(before)) {
+            pending.ack = Some((*ack, path));
+        }
         self.prove(core, out, sessions, at)
     }
 
@@ -277,7 +340,9 @@ impl<P: Provider> UdpHandshakes<P> {
         (at, serial): (u32, u32),
         keys: Keys,
     ) -> Option<Accepted<P>> {
-        let pending = self.table.get_mut(at).filter(|pending| pending.serial == serial)?;
+        self.table.get(at).filter(|pending| pending.serial == serial)?;
+        self.forget_marks(at);
+        let pending = self.table.get_mut(at)?;
         if matches!(keys, Keys::Unavailable) {
             core.counts.one(Count::KeyLookupsFailed);
             // Asked again when the device sends its proof again; live sessions are not affected.
@@ -285,7 +350,8 @@ impl<P: Provider> UdpHandshakes<P> {
             return None;
         }
         pending.keys = keys;
-        self.prove(core, out, sessions, at)
+        self.note_marks(core, at);
+        self.prove(core, out, sessions, at).accepted()
     }
 
     fn prove(
@@ -294,16 +360,16 @@ impl<P: Provider> UdpHandshakes<P> {
         out: &mut Outbound,
         sessions: &UdpSessions<P>,
         at: u32,
-    ) -> Option<Accepted<P>> {
-        let pending = self.table.get_mut(at)?;
-        let ack = pending.ack?;
+    ) -> Proving<P> {
+        let Some(pending) = self.table.get_mut(at) else { return Proving::WAITS };
+        let Some((ack, path)) = pending.ack else { return Proving::WAITS };
         if matches!(pending.keys, Keys::Unavailable) {
             pending.keys = Keys::Waiting;
             self.ask_keys(core, at);
-            return None;
+            return Proving::WAITS;
         }
         if !pending.keys.is_ready() {
-            return None;
+            return Proving::WAITS;
         }
         let device = pending.machine.device_id();
         let (address, serial, started) = (pending.address, pending.serial, pending.started);
@@ -315,9 +381,10 @@ impl<P: Provider> UdpHandshakes<P> {
             pending.ack = None;
             let (reason, tenant) = pending.keys.failure();
             core.refuse_proof(device, address.ip(), (reason, tenant.cloned()), Transport::Udp);
-            return None;
+            // Another pod may have challenged the same device, which answers but one of them.
+            return Proving::Unknown;
         };
-        let keys = pending.keys.known()?;
+        let Some(keys) = pending.keys.known() else { return Proving::WAITS };
         if !core.may_exchange() {
             if self.proofs.len() < WAITING {
                 self.proofs.push_back((at, serial));
@@ -325,7 +392,7 @@ impl<P: Provider> UdpHandshakes<P> {
                 // Without UTACK the device sends it again.
                 pending.ack = None;
             }
-            return None;
+            return Proving::WAITS;
         }
         let key_epoch = key_epoch(keys, proof.key_index());
         let tenant = core.tenants.number(&keys.tenant);
@@ -337,37 +404,41 @@ impl<P: Provider> UdpHandshakes<P> {
                 Count::DroppedNoSession
             });
             pending.ack = None;
-            return None;
+            return Proving::WAITS;
         };
         let named = Named { device: sluice_types::DeviceId::from_bytes(device.0), tenant };
         if let Err(why) = core.take_session_place(tenant) {
             // The device sends its proof again.
             pending.ack = None;
             core.refuse_place(why, named, Transport::Udp);
-            return None;
+            return Proving::WAITS;
         }
         core.take_exchange();
         pending.ack = None;
-        match pending.machine.accept(core.now, proof, id, address.into(), &self.session_config) {
-            Ok(machine) => {
+        match pending.machine.accept(core.now, proof, id, path, &self.session_config) {
+            Ok(mut machine) => {
+                if path.address() != address {
+                    machine.doubt_path();
+                }
+                self.answer_by(at, path);
                 core.penalties.succeeded(address.ip(), device);
                 let handshake = (at, serial);
                 let looked_up = started;
                 let accepted = Accepted { machine, id, handshake, device, tenant, key_epoch, looked_up };
                 if core.slots.are_shared() {
                     self.await_ledger(core, accepted, ack.seq);
-                    return None;
+                    return Proving::WAITS;
                 }
-                acknowledge(out, address, FrameType::HelloAck, ack.seq);
+                acknowledge(out, path, FrameType::HelloAck, ack.seq);
                 self.transmit(core, out, at);
-                Some(accepted)
+                Proving::Known(Some(accepted))
             }
             Err(_) => {
                 core.give_back_session_place(tenant);
                 core.counts.one(Count::DroppedLowOrder);
                 self.end(core, at);
                 core.refuse(SecurityReason::LowOrderKey, Some(named), Transport::Udp);
-                None
+                Proving::WAITS
             }
         }
     }
@@ -377,29 +448,45 @@ impl<P: Provider> UdpHandshakes<P> {
         let (at, serial) = handshake;
         if let Some(pending) = self.table.get_mut(at).filter(|pending| pending.serial == serial) {
             pending.session = Some(session);
+            let table = &self.table;
+            self.by_session
+                .insert(&session, at, |other| table.get(other).and_then(|pending| pending.session));
         }
     }
 
-    /// Takes a UTACK that may be for a handshake; gives the session that is to know that SESSION_OK arrived.
-    pub(crate) fn utack(&mut self, core: &mut Core, source: SocketAddr, utack: &Utack) -> Option<u32> {
-        if self.retries.handle_utack(&source, utack) {
-            return None;
+    /// Takes a UTACK that may be for a handshake; gives the session that is to know that SESSION_OK arrived. `Err` when nobody here
+    /// waits for it.
+    pub(crate) fn utack(
+        &mut self,
+        core: &Core,
+        path: Path,
+        utack: &Utack,
+    ) -> Result<Option<u32>, Unexpected> {
+        if self.retries.handle_utack(&path, utack) {
+            return Ok(None);
         }
-        let pending = self.find(source).and_then(|at| self.table.get_mut(at));
-        match pending.map(|pending| (pending.machine.handle_utack(core.now, utack), pending.session)) {
-            Some((Ok(true), session)) => session,
-            Some((Ok(false), _)) => None,
-            Some((Err(_), _)) | None => {
-                core.counts.one(Count::DroppedUtack);
-                None
-            }
+        let source = path.address();
+        let at = self.find_other(source).or_else(|| self.find(source)).ok_or(Unexpected)?;
+        let pending = self.table.get_mut(at).ok_or(Unexpected)?;
+        match pending.machine.handle_utack(core.now, utack) {
+            Ok(true) => Ok(pending.session),
+            Ok(false) => Ok(None),
+            Err(_) => Err(Unexpected),
         }
     }
 
     /// The session is established or gone: SESSION_OK need not be repeated.
-    pub(crate) fn done(&mut self, core: &mut Core, address: SocketAddr, session: u32) {
+    pub(crate) fn done(&mut self, core: &mut Core, session: u32) {
+        let session_of = |at| self.table.get(at).and_then(|pending: &Pending<P>| pending.session);
+        if let Some(at) = self.by_session.find(&session, session_of) {
+            self.end(core, at);
+        }
+    }
+
+    /// Another pod has opened a session for the device at this address: the CHALLENGE that left here is one too many.
+    pub(crate) fn give_way(&mut self, core: &mut Core, address: SocketAddr) {
         if let Some(at) = self.find(address)
-            && self.table.get(at).is_some_and(|pending| pending.session == Some(session))
+            && self.table.get(at).is_some_and(|pending| !pending.machine.is_confirming())
         {
             self.end(core, at);
         }
@@ -426,7 +513,7 @@ impl<P: Provider> UdpHandshakes<P> {
             && let Some((at, serial)) = self.proofs.pop_front()
         {
             if self.table.get(at).is_some_and(|pending| pending.serial == serial) {
-                accepted.extend(self.prove(core, out, sessions, at));
+                accepted.extend(self.prove(core, out, sessions, at).accepted());
             }
         }
         // Whoever begins now comes to the ledger after those that wait for it.
@@ -437,9 +524,9 @@ impl<P: Provider> UdpHandshakes<P> {
         self.held_back = held_back;
         while !self.held_back
             && core.may_exchange()
-            && let Some((source, hello)) = self.hellos.pop_front()
+            && let Some((path, hello)) = self.hellos.pop_front()
         {
-            self.start(core, out, source, &hello);
+            self.start(core, out, path, &hello);
         }
         while let Some(&(at, serial)) = self.unasked.front() {
             if self.table.get(at).is_some_and(|pending| pending.serial == serial) {
@@ -471,7 +558,7 @@ impl<P: Provider> UdpHandshakes<P> {
         }
         let mut retry = [0; RETRY_FRAME];
         while let Some((length, target)) = self.retries.poll_transmit(core.now, &mut retry) {
-            out.push(target, retry.get(..length).unwrap_or_default());
+            out.send(target, retry.get(..length).unwrap_or_default());
         }
     }
 
@@ -501,7 +588,7 @@ impl<P: Provider> UdpHandshakes<P> {
 
     fn transmit(&mut self, core: &Core, out: &mut Outbound, at: u32) {
         let Some(pending) = self.table.get_mut(at).filter(|pending| pending.unborn.is_none()) else { return };
-        while out.push_with(pending.address, |room| pending.machine.poll_transmit(core.now, room)) {}
+        while out.send_with(pending.path, |room| pending.machine.poll_transmit(core.now, room)) {}
         if let Some(when) = pending.machine.poll_timeout() {
             self.timers.ensure(at, when);
         }
@@ -512,7 +599,14 @@ impl<P: Provider> UdpHandshakes<P> {
         if let Some(unborn) = pending.unborn.take() {
             unborn.abandon(core);
         }
-        let address = pending.address;
+        let (address, other, session) = (pending.address, pending.other(), pending.session);
+        self.forget_marks(at);
+        if let Some(other) = other {
+            self.by_other.remove(&other, at);
+        }
+        if let Some(session) = session {
+            self.by_session.remove(&session, at);
+        }
         self.by_address.remove(&address, at);
         self.shares.leave(address.ip());
         self.timers.cancel(at);
@@ -548,6 +642,6 @@ fn key_epoch(keys: &HandshakeKeys, index: usize) -> u32 {
     keys.psks.get(index).map_or(0, |(epoch, _)| epoch.0)
 }
 
-fn acknowledge(out: &mut Outbound, target: SocketAddr, frame_type: FrameType, seq: u32) {
-    out.push(target, &Utack::plain(frame_type, seq).emit());
+fn acknowledge(out: &mut Outbound, path: Path, frame_type: FrameType, seq: u32) {
+    out.send(path, &Utack::plain(frame_type, seq).emit());
 }

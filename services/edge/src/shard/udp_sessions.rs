@@ -89,7 +89,7 @@ impl<P: Provider> UdpSessions<P> {
 
     /// Puts a session into the tables; its place was taken before, and is given back if there is no room.
     pub(super) fn insert(&mut self, core: &Core, live: Live<P>) -> Option<u32> {
-        let (prefix, path) = (live.machine.session_id().prefix(), live.machine.path());
+        let (prefix, (path, candidate)) = (live.machine.session_id().prefix(), live.known());
         let tenant = live.facts.tenant;
         let Ok(at) = self.table.insert(live) else {
             core.give_back_session_place(tenant);
@@ -99,7 +99,11 @@ impl<P: Provider> UdpSessions<P> {
         let table = &self.table;
         self.by_prefix
             .insert(&prefix, at, |other| table.get(other).map(|live| live.machine.session_id().prefix()));
-        self.point_address(path, at);
+        // An address that nobody has verified takes nothing from a session that is known to be there.
+        match candidate {
+            None => self.point_address(path, at),
+            Some(candidate) => self.point_candidate(candidate, at),
+        }
         core.counts.one(Count::SessionsOpenedUdp);
         Some(at)
     }
@@ -234,7 +238,7 @@ impl<P: Provider> UdpSessions<P> {
                     core.announce(&live.session(), Change::Opened);
                     let session = core.session_ref(false, at, live.facts.serial);
                     core.fleet.tell(ToFleet::Established { session, device: live.facts.device });
-                    handshakes.done(core, known.0.address(), at);
+                    handshakes.done(core, at);
                 }
                 // The tables follow below.
                 SessionEvent::Moved { .. } | SessionEvent::Rekeyed { .. } => {}
@@ -278,13 +282,13 @@ impl<P: Provider> UdpSessions<P> {
             core.counts.one(Count::SessionsMoved);
             core.announce(&live.session(), Change::Moved { from: from.address(), count: live.moves });
             self.by_address.remove(&from, at);
+        }
+        // What was only a candidate may be the address from now on.
+        if from != to || before == Some(to) && live.machine.is_path_settled() {
             self.point_address(to, at);
         }
         if let Some(candidate) = candidate {
-            let table = &self.table;
-            self.by_candidate.insert(&candidate, at, |other| {
-                table.get(other).and_then(|live| live.machine.candidate_path())
-            });
+            self.point_candidate(candidate, at);
         }
     }
 
@@ -499,7 +503,7 @@ impl<P: Provider> UdpSessions<P> {
         if let Some(candidate) = known.1 {
             self.by_candidate.remove(&candidate, at);
         }
-        handshakes.done(core, known.0.address(), at);
+        handshakes.done(core, at);
         self.timers.cancel(at);
         self.table.remove(at)
     }
@@ -507,6 +511,12 @@ impl<P: Provider> UdpSessions<P> {
     fn point_address(&mut self, address: Path, at: u32) {
         let table = &self.table;
         self.by_address.insert(&address, at, |other| table.get(other).map(|live| live.machine.path()));
+    }
+
+    fn point_candidate(&mut self, candidate: Path, at: u32) {
+        let table = &self.table;
+        self.by_candidate
+            .insert(&candidate, at, |other| table.get(other).and_then(|live| live.machine.candidate_path()));
     }
 
     pub(super) fn reschedule(&mut self, at: u32) {

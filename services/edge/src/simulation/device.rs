@@ -105,6 +105,12 @@ impl Device {
         Instant::now() + Duration::from_micros(wait.saturating_mul(1_000_000) / self.per_million + 1)
     }
 
+    /// It is at another address from now on.
+    pub(super) fn rebind(&mut self) {
+        let port = self.address.port().wrapping_add(1).max(1024);
+        self.address = SocketAddr::new(self.address.ip(), port);
+    }
+
     /// Takes a datagram.
     pub(super) fn handle_datagram(&mut self, datagram: &mut [u8]) {
         let now = self.now();

@@ -27,6 +27,8 @@ pub(super) enum Fault {
     CutPod,
     /// The balancer sends some flows to other pods.
     Remap,
+    /// For a while the balancer sends each flow to another pod just before the proof of its handshake, some from another address.
+    RemapProofs,
     /// A device's address changes.
     Rebind,
     /// A device loses its power.
@@ -50,7 +52,7 @@ pub(super) enum Fault {
 }
 
 /// All of them.
-pub(super) const ALL: [Fault; 20] = [
+pub(super) const ALL: [Fault; 21] = [
     Fault::Kill,
     Fault::LoseNode,
     Fault::Pause,
@@ -61,6 +63,7 @@ pub(super) const ALL: [Fault; 20] = [
     Fault::CutLink,
     Fault::CutPod,
     Fault::Remap,
+    Fault::RemapProofs,
     Fault::Rebind,
     Fault::RestartDevice,
     Fault::Rekey,
@@ -86,6 +89,7 @@ impl Fault {
             Self::CutLink => "fault: pods cut off from each other",
             Self::CutPod => "fault: pod cut off from devices",
             Self::Remap => "fault: flows remapped",
+            Self::RemapProofs => "fault: flows remapped before proofs",
             Self::Rebind => "fault: device at another address",
             Self::RestartDevice => "fault: device restarted",
             Self::Rekey => "fault: keys changed",

@@ -165,7 +165,7 @@ impl Pod {
             });
             let now_unix_s = clock.wall().as_millis().max(0) as u64 / 1000;
             let cookies = Cookies::new::<Watched>(secrets.cookies.duplicate(), now_unix_s);
-            let relay = Relay::new(map.subscribe(), Some(peers.handle().senders()));
+            let relay = Relay::new(map.subscribe(), Some(&peers.handle()));
             let inputs = Inputs { inbox, settled, relayed, slots: news };
             let wire = PodWire::default();
             let end = crate::udp_io::Wire::Simulated(wire.clone());
@@ -222,14 +222,15 @@ impl Pod {
     }
 
     /// Whether the balancer may send new flows here.
-    ///
-    /// One that serves no slot has no place for a session, so that it drops each HELLO.
     pub(super) fn takes_flows(&self) -> bool {
-        self.life == Life::Serving && self.has_slots()
+        self.life == Life::Serving && self.is_ready()
     }
 
-    pub(super) fn has_slots(&self) -> bool {
-        self.map.borrow().home_of(0).is_some()
+    /// What a balancer that asks is told, as by the real process.
+    pub(super) fn is_ready(&self) -> bool {
+        let view = self.peers.handle().view();
+        let view = view.borrow();
+        view.aside.is_none() || !view.others_serve_instead
     }
 
     /// Slots that it believes to serve.

@@ -33,8 +33,13 @@ fn pods_that_die_stop_or_leave_lose_nothing() {
         Fault::CutLink,
         Fault::CutPod,
         Fault::Remap,
+        Fault::RemapProofs,
+        Fault::RestartDevice,
     ];
     let effects = [
+        "datagrams of handshakes that were known elsewhere",
+        "HELLO handed on to another pod",
+        "proof sent to another pod than HELLO",
         "datagram relayed to another pod",
         "datagrams that waited for an owner",
         "kafka: producer fenced",
@@ -86,6 +91,7 @@ fn a_network_that_loses_doubles_damages_and_replays_loses_nothing() {
     let faults = [
         Fault::BadNetwork,
         Fault::Remap,
+        Fault::RemapProofs,
         Fault::Rebind,
         Fault::Replay,
         Fault::Rekey,

@@ -79,10 +79,11 @@ impl World {
                 self.put_right_after(300, 5000, Remedy::ReachDevices(pod));
             }
             Fault::Remap => self.forget_flows(),
-            Fault::Rebind => {
-                let address = &mut self.devices[device].address;
-                *address = SocketAddr::new(address.ip(), address.port().wrapping_add(1).max(1024));
+            Fault::RemapProofs => {
+                self.remaps_proofs = true;
+                self.put_right_after(1000, 8000, Remedy::Proofs);
             }
+            Fault::Rebind => self.devices[device].rebind(),
             Fault::RestartDevice => self.devices[device].restart(),
             Fault::Rekey => self.devices[device].rekey(),
             Fault::Replay => self.replay(),
@@ -165,6 +166,7 @@ impl World {
                 }
                 Remedy::ReachDevices(pod) => drop(self.cut_pods.remove(&pod)),
                 Remedy::Link(one, other) => drop(self.cut_links.remove(&pair(one, other))),
+                Remedy::Proofs => self.remaps_proofs = false,
                 Remedy::Network => self.network.mood = NetworkMood::GOOD,
                 Remedy::Store => *self.mood() = StoreMood::GOOD,
                 Remedy::Kafka => self.kafka.set_mood(KafkaMood::good(self.plan.kafka_ms, self.plan.stale)),

@@ -64,6 +64,7 @@ impl World {
                 (Count::SlotsLost, "slots lost to another owner or to doubt"),
                 (Count::DatagramsHeld, "datagrams that waited for an owner"),
                 (Count::DroppedBehind, "frames that found no room or a leaving slot"),
+                (Count::HandshakesFound, "datagrams of handshakes that were known elsewhere"),
                 (Count::SessionsMoved, "sessions that moved to another address"),
                 (Count::SessionsReplacedAsleep, "sessions closed asleep"),
             ] {

@@ -42,6 +42,7 @@ pub(super) enum Remedy {
     ReachStore(usize),
     ReachDevices(usize),
     Link(usize, usize),
+    Proofs,
     Network,
     Store,
     Kafka,
@@ -72,6 +73,8 @@ pub(super) struct World {
     /// What arrived at a pod that stands still.
     held: BTreeMap<usize, Vec<Arrival>>,
     flows: HashMap<SocketAddr, usize>,
+    /// Flows go to another pod just before the proof of their handshake.
+    pub(super) remaps_proofs: bool,
     gone: BTreeMap<usize, Instant>,
     kek: [u8; 32],
     secrets: Secrets,
@@ -111,6 +114,7 @@ impl World {
             remedies: Vec::new(),
             held: BTreeMap::new(),
             flows: HashMap::new(),
+            remaps_proofs: false,
             gone: BTreeMap::new(),
             operator: None,
             refusing: BTreeSet::new(),
@@ -292,6 +296,7 @@ impl World {
         let (links, from) = (&self.pods[to].links, self.pods[from].id);
         match said {
             Said::Datagram { flow, source, mut bytes } => links.datagram(from, flow, source, &mut bytes),
+            Said::Handshake { flow, source, mut bytes } => links.handshake(from, flow, source, &mut bytes),
             Said::Reply { flow, destination, mut bytes } => links.reply(from, flow, destination, &mut bytes),
             // Room enough in each run; a real link would end and begin again.
             Said::Control(control) => drop(links.control(from, control)),
@@ -354,8 +359,13 @@ impl World {
                 let id = self.pods[to].id;
                 for said in self.pods[from].peers.said(id) {
                     if self.is_linked(from, to) {
-                        if matches!(said, Said::Datagram { .. }) {
-                            self.tally.one("datagram relayed to another pod");
+                        match &said {
+                            Said::Datagram { .. } => self.tally.one("datagram relayed to another pod"),
+                            Said::Handshake { bytes, .. } if bytes.get(3) == Some(&1) => {
+                                self.tally.one("HELLO handed on to another pod");
+                            }
+                            Said::Handshake { .. } => self.tally.one("handshake relayed to another pod"),
+                            _ => {}
                         }
                         self.network.between(from, to, Arrival::FromPeer { to, from, said });
                     }
@@ -372,8 +382,11 @@ impl World {
             }
             let mut sent = Vec::new();
             self.devices[at].turn(&self.kafka, &mut |datagram| sent.push(datagram.to_vec()));
-            let source = self.devices[at].address;
             for datagram in sent {
+                if self.remaps_proofs && is_proof(&datagram) {
+                    self.remap_before_proof(at);
+                }
+                let source = self.devices[at].address;
                 self.network.overhear(source, &datagram);
                 self.send_to_pods(source, &datagram);
             }
@@ -385,12 +398,28 @@ impl World {
         let now = Instant::now();
         let known = self.flows.get(&source).copied();
         let known = known.filter(|pod| self.gone.get(pod).is_none_or(|at| now < *at));
-        // A health check finds a pod without a slot as soon as another one has some.
+        // A health check finds a pod that stands aside.
         let known = known
-            .filter(|pod| self.plan.flows_stay || self.pods[*pod].is_dead() || self.pods[*pod].has_slots());
+            .filter(|pod| self.plan.flows_stay || self.pods[*pod].is_dead() || self.pods[*pod].is_ready());
         let Some(pod) = known.or_else(|| self.some_pod()) else { return };
         self.flows.insert(source, pod);
         self.network.datagram(|datagram| Arrival::ToPod { pod, source, datagram }, datagram);
+    }
+
+    /// The balancer forgets the flow of a device that is about to prove its key, which then may come from another address, too.
+    fn remap_before_proof(&mut self, device: usize) {
+        let address = self.devices[device].address;
+        let before = self.flows.remove(&address);
+        if self.dice.happens(0.4) {
+            self.devices[device].rebind();
+        }
+        let others: Vec<_> = (0..self.pods.len())
+            .filter(|pod| Some(*pod) != before && self.pods[*pod].takes_flows())
+            .collect();
+        if let Some(other) = others.get(self.dice.below(others.len())) {
+            self.tally.one("proof sent to another pod than HELLO");
+            self.flows.insert(self.devices[device].address, *other);
+        }
     }
 
     /// Forgets where flows go.
@@ -471,6 +500,11 @@ impl World {
     pub(super) fn living(&self) -> Vec<usize> {
         (0..self.pods.len()).filter(|at| !self.pods[*at].is_dead()).collect()
     }
+}
+
+fn is_proof(datagram: &[u8]) -> bool {
+    usmp::wire::Frame::parse(datagram)
+        .is_ok_and(|frame| frame.header().frame_type == usmp::wire::FrameType::HelloAck)
 }
 
 fn new_device(id: sluice_types::DeviceId) -> NewDevice {

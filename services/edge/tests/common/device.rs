@@ -53,9 +53,7 @@ impl Attempt {
     pub fn hello_ack(&self, seq: u32, psk: &[u8], challenge: &Challenge) -> Vec<u8> {
         let mac =
             client_proof::<AwsLc>(psk, &challenge.nonce, self.device, &self.public, &challenge.public_key);
-        let mut out = [0; MAX_FRAME];
-        let length = HelloAck { seq, mac }.emit(&mut out).expect("room");
-        out[..length].to_vec()
+        hello_ack_of(seq, mac)
     }
 
     pub fn keys(&self, challenge: &Challenge, ok: &SessionOk) -> Keys {
@@ -93,6 +91,13 @@ impl Keys {
         let first = chunks.into_iter().map(|chunk| (FrameType::DataFrag, chunk));
         first.chain([(FrameType::Data, last)]).collect()
     }
+}
+
+/// A HELLO_ACK with this proof.
+pub fn hello_ack_of(seq: u32, mac: [u8; 32]) -> Vec<u8> {
+    let mut out = [0; MAX_FRAME];
+    let length = HelloAck { seq, mac }.emit(&mut out).expect("room");
+    out[..length].to_vec()
 }
 
 pub struct UdpDevice {

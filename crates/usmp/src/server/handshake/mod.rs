@@ -18,6 +18,9 @@ use crate::{DeviceId, Secret, SessionId, SessionKeys, client_proof, server_proof
 /// so that time tells nothing about a device.
 pub const MAX_PSKS: usize = 3;
 
+/// Bytes of a proof by which a driver may look for its handshake.
+pub const MARK: usize = 8;
+
 const CHALLENGE_FRAME: usize = 76;
 const SESSION_OK_FRAME: usize = 60;
 
@@ -100,6 +103,21 @@ impl<P: Provider> Challenged<P> {
         let index = usize::from(index);
         let psk = psks.get(index).copied()?;
         Some(Proof { psk, index, mac: ack.mac })
+    }
+
+    /// How the proof of each key would begin; as many HMACs however many keys there are.
+    fn marks(&self, psks: &[&[u8]]) -> [Option<[u8; MARK]>; MAX_PSKS] {
+        core::array::from_fn(|slot| {
+            let psk = psks.get(slot).copied();
+            let mac = client_proof::<P>(
+                psk.unwrap_or_default(),
+                &self.nonce,
+                self.device_id,
+                &self.pub_c,
+                &self.pub_s,
+            );
+            psk.and_then(|_| mac.first_chunk().copied())
+        })
     }
 
     /// The exchange, the session's keys, and SESSION_OK.

@@ -2,7 +2,7 @@ use core::fmt;
 
 use subtle::ConstantTimeEq as _;
 
-use super::{CHALLENGE_FRAME, Challenged, Proof, SESSION_OK_FRAME};
+use super::{CHALLENGE_FRAME, Challenged, MARK, MAX_PSKS, Proof, SESSION_OK_FRAME};
 use crate::crypto::{LowOrderPoint, Provider};
 use crate::server::session::{SessionKeysFor, UdpSession};
 use crate::server::timers::{Jitter, earliest, later};
@@ -149,6 +149,36 @@ impl<P: Provider> UdpHandshake<P> {
     pub fn verify<'k>(&self, ack: &HelloAck, psks: &[&'k [u8]]) -> Option<Proof<'k>> {
         match &self.state {
             State::Challenged(challenged) => challenged.verify(ack, psks),
+            _ => None,
+        }
+    }
+
+    /// The first bytes of the HELLO_ACK's proof that each key would give, in the order of the keys. By them a driver that serves many
+    /// devices finds the handshake of a HELLO_ACK that came from another address than its HELLO; they prove nothing, only
+    /// [`handle_hello_ack`](Self::handle_hello_ack) does. Nothing once a proof was accepted, or the handshake is over.
+    #[must_use]
+    pub fn marks(&self, psks: &[&[u8]]) -> [Option<[u8; MARK]>; MAX_PSKS] {
+        match &self.state {
+            State::Challenged(challenged) => challenged.marks(psks),
+            _ => [None; MAX_PSKS],
+        }
+    }
+
+    /// Whether this is the HELLO_ACK that was accepted. Changes nothing: no copy of SESSION_OK leaves for it.
+    #[must_use]
+    pub fn is_accepted(&self, ack: &HelloAck) -> bool {
+        match &self.state {
+            State::Confirming { accepted, .. } => bool::from(accepted.ct_eq(&ack.mac)),
+            _ => false,
+        }
+    }
+
+    /// SESSION_OK once it has left, for a copy beside those of [`poll_transmit`](Self::poll_transmit): to another address that has
+    /// shown the proof, where copies must not use up those that the device is to get.
+    #[must_use]
+    pub const fn session_ok(&self) -> Option<&[u8; SESSION_OK_FRAME]> {
+        match &self.state {
+            State::Confirming { session_ok, before: None, .. } => Some(session_ok),
             _ => None,
         }
     }

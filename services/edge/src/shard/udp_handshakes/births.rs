@@ -154,13 +154,13 @@ impl<P: Provider> UdpHandshakes<P> {
             pending.machine.withdraw();
             return core.counts.one(Count::DroppedNotJournaled);
         }
-        let (handshake, address) = ((at, pending.serial), pending.address);
+        let (handshake, path) = ((at, pending.serial), pending.path);
         let Unborn { live, looked_up, seq, .. } = *unborn;
         let (slot, session) = (slot_in(live.machine.session_id().prefix()), live.machine.session_id().0);
         match sessions.open(core, live, looked_up) {
             Some(opened) => {
                 self.attach(handshake, opened);
-                acknowledge(out, address, FrameType::HelloAck, seq);
+                acknowledge(out, path, FrameType::HelloAck, seq);
                 self.transmit(core, out, at);
             }
             None => {

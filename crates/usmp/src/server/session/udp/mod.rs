@@ -171,6 +171,12 @@ impl<P: Provider, A: Copy + Eq> UdpSession<P, A> {
         }
     }
 
+    /// The proof that opened this session came from another address than its HELLO, and may be a copy. Until the device has acknowledged a
+    /// PING there, or at another address that it speaks from, nothing else goes down to it.
+    pub fn doubt_path(&mut self) {
+        self.route = Route::doubted(self.route.path());
+    }
+
     /// The message is stored, or the fragment is in the journal. Gives its UTACK, or `None` when the device's keys have changed
     /// since, the session is closed, or the token is not pending.
     pub fn committed(&mut self, now: Instant, token: CommitToken) -> Option<Committed<A>> {
@@ -280,7 +286,9 @@ impl<P: Provider, A: Copy + Eq> UdpSession<P, A> {
             self.close(CloseReason::Idle);
             self.drop_partial(pool);
         } else if !self.downlink.is_pinging() && self.live.ping_due(now) {
-            self.downlink.want(Kind::Ping);
+            // Where the device is not known for sure, the PING goes to where it may be, and tells.
+            let unsure = !self.route.is_settled() && self.route.candidate().is_some();
+            self.downlink.want(if unsure { Kind::Probe } else { Kind::Ping });
         }
     }
 
@@ -328,6 +336,12 @@ impl<P: Provider, A: Copy + Eq> UdpSession<P, A> {
     #[must_use]
     pub const fn path(&self) -> A {
         self.route.path()
+    }
+
+    /// Whether the device is known to be at [`path`](Self::path), and does not merely seem to be.
+    #[must_use]
+    pub const fn is_path_settled(&self) -> bool {
+        self.route.is_settled()
     }
 
     /// The address that may become the next one; the PING to it is acknowledged from there.

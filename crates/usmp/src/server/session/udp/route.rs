@@ -37,6 +37,12 @@ impl<A: Copy + Eq> Route<A> {
         Self { path: from, candidate: None, settled: false, replayable: true }
     }
 
+    /// For a session whose proof came from `from`, and its HELLO from elsewhere: a copy of the proof may have been faster than the device's
+    /// own, so it counts for less than a frame of the session, and the address by the UTACK of a PING alone.
+    pub(super) const fn doubted(from: A) -> Self {
+        Self { path: from, candidate: Some(from), settled: false, replayable: true }
+    }
+
     pub(super) const fn path(&self) -> A {
         self.path
     }
