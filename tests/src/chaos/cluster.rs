@@ -220,8 +220,20 @@ impl Cluster {
     pub fn set_peer_lines(&mut self, condition: Condition) -> Result<()> {
         self.note(&format!("pods become {condition:?} for each other"));
         for pod in &self.pods {
-            pod.lines.as_ref().context("a pod without lines")?.peers().set(condition);
+            pod.lines.as_ref().context("a pod without lines")?.peers().set_all(condition);
         }
+        self.balancer.fault(&[]);
+        Ok(())
+    }
+
+    /// Hurts, or mends, the way that `from` dials to `to`: what goes over it both ways, but not what goes over the connection that `to` dials
+    /// to `from`.
+    ///
+    /// # Errors
+    /// A pod has no line.
+    pub fn set_peer_line(&mut self, from: usize, to: usize, condition: Condition) -> Result<()> {
+        self.note(&format!("the way from pod {from} to pod {to} becomes {condition:?}"));
+        self.pods[to].lines.as_ref().context("a pod without lines")?.peers().set(from, condition)?;
         self.balancer.fault(&[]);
         Ok(())
     }
@@ -230,11 +242,20 @@ impl Cluster {
     ///
     /// # Errors
     /// It has no line.
-    pub fn set_peer_line(&mut self, pod: usize, condition: Condition) -> Result<()> {
+    pub fn set_peer_lines_to(&mut self, pod: usize, condition: Condition) -> Result<()> {
         self.note(&format!("pod {pod} becomes {condition:?} for the others"));
-        self.pods[pod].lines.as_ref().context("a pod without lines")?.peers().set(condition);
+        self.pods[pod].lines.as_ref().context("a pod without lines")?.peers().set_all(condition);
         self.balancer.fault(&[]);
         Ok(())
+    }
+
+    /// Numbers of the pods that have dialed this one.
+    ///
+    /// # Errors
+    /// It has no line, or somebody dialed it who is no pod.
+    pub fn dialers(&self, pod: usize) -> Result<Vec<usize>> {
+        let dialers = self.pods[pod].lines.as_ref().context("a pod without lines")?.peers().dialers();
+        dialers.into_iter().map(|dialer| dialer.context("a dialer that is no pod")).collect()
     }
 
     /// The corner of Redis and Kafka that the pods share.

@@ -5,6 +5,7 @@
 
 mod cluster;
 mod fleet;
+mod junction;
 mod probe;
 mod releases;
 mod verdict;

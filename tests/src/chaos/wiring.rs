@@ -8,6 +8,8 @@ use sluice_test_env::{Kafka, KafkaListener, KafkaOptions, Port, Redis};
 use crate::edge::EdgeOptions;
 use crate::line::Line;
 
+use super::junction::{Junction, Listeners};
+
 /// What a pod reaches over a line of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reaches {
@@ -23,6 +25,7 @@ pub struct Wiring {
     redis: SocketAddr,
     /// Where each pod's line ends, and the port where it begins, which Kafka tells its clients: one for each pod there will ever be.
     kafka: Vec<(SocketAddr, u16)>,
+    listeners: Listeners,
 }
 
 impl Wiring {
@@ -48,13 +51,14 @@ impl Wiring {
             Some(kafka.listener(&name).parse().map(|address| (address, told)))
         };
         let kafka = (0..).map_while(listener).collect::<Result<_, _>>().context("no address of Kafka")?;
-        Ok(Self { redis: (Ipv4Addr::LOCALHOST, redis.port()).into(), kafka })
+        Ok(Self { redis: (Ipv4Addr::LOCALHOST, redis.port()).into(), kafka, listeners: Listeners::default() })
     }
 
     /// The lines of the pod with this number, and its settings with them.
     pub(super) fn pod(&self, number: usize, options: EdgeOptions) -> Result<(EdgeOptions, Lines)> {
         let listens = Port::claim()?;
-        let peers = Line::start((Ipv4Addr::LOCALHOST, listens.number()).into())?;
+        self.listeners.add(number, listens.number());
+        let peers = Junction::start((Ipv4Addr::LOCALHOST, listens.number()).into(), self.listeners.clone())?;
         let redis = Line::start(self.redis)?;
         let kafka = self.kafka.get(number).map(|&(server, told)| Line::at(told, server)).transpose()?;
         let mut options = options
@@ -74,7 +78,7 @@ pub(super) struct Lines {
     redis: Line,
     kafka: Option<Line>,
     /// Where the others reach it.
-    peers: Line,
+    peers: Junction,
     _listens: Port,
 }
 
@@ -87,7 +91,7 @@ impl Lines {
     }
 
     /// Where the others reach the pod.
-    pub(super) const fn peers(&self) -> &Line {
+    pub(super) const fn peers(&self) -> &Junction {
         &self.peers
     }
 }

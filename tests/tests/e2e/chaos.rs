@@ -4,6 +4,8 @@ mod backends;
 #[cfg(feature = "long")]
 mod kills;
 #[cfg(feature = "long")]
+mod pairs;
+#[cfg(feature = "long")]
 mod restarts;
 
 use std::path::Path;

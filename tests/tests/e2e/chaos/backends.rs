@@ -119,13 +119,13 @@ fn a_pod_that_no_other_hears_gives_way() {
     let cluster = three_pods(0xc4a0_0018, &redis, None);
     devices_go_on("one pod cut off from the others", cluster, GoesOn::Devices, |cluster, devices| {
         let begin = now();
-        cluster.set_peer_line(CUT, Condition::Dark).unwrap();
+        cluster.set_peer_lines_to(CUT, Condition::Dark).unwrap();
         adopted_by_others(cluster, &[CUT]);
         eprintln!("its slots were adopted after {:?}", begin.elapsed());
         cluster.follow_readiness(CUT, false, PROGRESS).unwrap();
         devices.wait_progress(MEANWHILE, PROGRESS * 4).unwrap();
         print_recoveries("cut off from the others", &cluster.balancer().recoveries());
-        cluster.set_peer_line(CUT, Condition::Open).unwrap();
+        cluster.set_peer_lines_to(CUT, Condition::Open).unwrap();
         cluster.follow_readiness(CUT, true, PROGRESS).unwrap();
         cluster.wait_at_rest().unwrap();
         devices.wait_progress(3, PROGRESS * 2).unwrap();
