@@ -182,8 +182,15 @@ async fn another_life_of_the_store_is_accepted_by_an_operator_and_not_by_itself(
     let store = super::memory().await;
     let before = StoreWitness { position: LogPosition(1), store: [7; 16] };
     assert!(matches!(store.hear_witness(before).await, Err(StoreError::RolledBack)));
-    store.newcomer().accept_log(None).await.expect("accepted");
+    let accepted = store.newcomer().accept_log(Some(before.position)).await.expect("accepted");
     store.check().await.expect("accepted");
+    // Not even by an entry that happens to have the same number here.
+    store.create_device(individual(1)).await.expect("created");
+    let position = store.revoke(id(1), &reason("stolen")).await.expect("revoked");
+    store.revocations_after(LogPosition::START).await.expect("readable");
+    assert!(position > accepted);
+    let same_number = StoreWitness { position, store: [9; 16] };
+    assert!(matches!(store.newcomer().hear_witness(same_number).await, Err(StoreError::RolledBack)));
     let nothing_revoked = StoreWitness { position: LogPosition::START, store: [8; 16] };
     store.hear_witness(nothing_revoked).await.expect("nothing can be missing");
 }
