@@ -30,9 +30,7 @@ const BOTH: [Transport; 2] = [Transport::Udp, Transport::Tcp];
 struct Can {
     /// Give out keys, without which no session opens.
     open: bool,
-    /// Have a place for new sessions over UDP.
-    place: bool,
-    /// Get what sessions over UDP say committed and acknowledged, here or at another pod.
+    /// Get what sessions over UDP say committed and acknowledged, here or at another pod, which has the place for new ones then.
     commit: bool,
     /// Commit what sessions over TCP say.
     commit_tcp: bool,
@@ -47,12 +45,11 @@ struct Can {
 impl Can {
     /// Whether sessions open. One over UDP is committed before its device hears of it.
     fn opens(self, transport: Transport) -> bool {
-        self.open && (self.commit && self.place || transport == Transport::Tcp)
+        self.open && (self.commit || transport == Transport::Tcp)
     }
 }
 
-const ALL: Can =
-    Can { open: true, place: true, commit: true, commit_tcp: true, wake: true, hear: true, ready: true };
+const ALL: Can = Can { open: true, commit: true, commit_tcp: true, wake: true, hear: true, ready: true };
 
 /// Devices at one pod, whose address they know; but for those that sleep: these come by the balancer, to either pod.
 struct Side {
@@ -188,10 +185,8 @@ impl Stage {
         for (transport, side) in
             BOTH.iter().flat_map(|transport| sides.iter().map(move |side| (transport, side)))
         {
-            // A pod without a slot may find another one that does the handshake, or none.
-            let elsewhere = !side.can.place;
             let device = self.begin_at(*transport, side.pod);
-            new.push((side.pod, side.can.opens(*transport), elsewhere, *transport, device));
+            new.push((side.pod, side.can.opens(*transport), *transport, device));
         }
         let before = sides.each_ref().map(|side| self.committed(&side.tcp));
         for side in &mut *sides {
@@ -225,13 +220,12 @@ impl Stage {
             }
             self.is_ready(side.pod, can.ready);
         }
-        for (pod, opens, elsewhere, transport, mut device) in new {
+        for (pod, opens, transport, mut device) in new {
             let step = device.step(PATIENCE).unwrap();
             if opens && step != Step::Connected {
                 device = self.open_at(transport, pod);
             }
-            let may = opens || transport == Transport::Udp && elsewhere;
-            assert!(may || matches!(step, Step::Closed(_)), "a session opens at pod {pod}: {step:?}");
+            assert!(opens || matches!(step, Step::Closed(_)), "a session opens at pod {pod}: {step:?}");
             self.gone.push(device);
         }
         for (side, before) in sides.iter().zip(before) {
@@ -387,7 +381,7 @@ fn sessions_of_a_pod_cut_off_from_kafka_go_on_at_others() {
     stage.wait_names(CUT, "slots");
     // So that the next owner knows where to tell its device that it is revoked.
     sides[0].doomed[0].get_through(PATIENCE).unwrap();
-    sides[0].can = Can { place: false, commit_tcp: false, ready: false, ..ALL };
+    sides[0].can = Can { commit_tcp: false, ready: false, ..ALL };
     stage.during(&mut sides, true);
     stage.wait_names(CUT, "kafka");
     stage.cluster.set_lines(&[CUT], Reaches::Kafka, Condition::Open).unwrap();
