@@ -45,7 +45,7 @@ pub(crate) struct Reports {
 /// rdkafka waits in whole milliseconds and asks again without a pause for what is left of the last one. Of time that is a whole number of
 /// them and a moment more nothing is left, so that a producer without work costs next to nothing; rdkafka's own `ThreadedProducer` spends
 /// a hundredth of a processor on it, and a pod has one for each slot.
-const POLL: Duration = Duration::from_micros(200_050);
+const POLL: Duration = Duration::from_micros(100_050);
 
 /// A producer, and the thread that polls it.
 pub(crate) struct Producer {
