@@ -359,6 +359,8 @@ impl Owners {
                 tracing::warn!(%error, slot, "the slot was not adopted, trying again");
                 found.state = State::Elsewhere;
                 found.not_before = Some(now() + AGAIN);
+                // Whoever was faster serves it, and was perhaps heard meanwhile.
+                self.publish();
             }
         }
     }
