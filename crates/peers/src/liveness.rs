@@ -34,6 +34,8 @@ pub const TICK: Duration = Duration::from_millis(100);
 /// A peer this long without a beat looks dead when the others are counted, and is not relied on. Half of [`SILENCE`]: when this pod is cut off, the
 /// others' last beats lie up to a beat apart, and the first to cross the second must not be alone in looking dead.
 const OVERDUE: Duration = Duration::from_millis(500);
+/// So many records of a pod that was refused prove that it lives. The first may be from before its end.
+const DISPROVED: u32 = 2;
 /// A turn that comes this late means that this pod slept, not its peers.
 const ASLEEP: Duration = Duration::from_millis(500);
 
@@ -149,6 +151,8 @@ struct Peer {
     links_out: u32,
     links_in: u32,
     refused: bool,
+    /// Records that have come of it since it was refused, and no link stood.
+    records_since: u32,
     by_link: Option<u64>,
     /// When that came.
     heard: Option<Instant>,
@@ -177,6 +181,7 @@ impl Peer {
             links_out: 0,
             links_in: 0,
             refused: false,
+            records_since: 0,
             by_link: None,
             heard: None,
             by_record: None,
@@ -185,6 +190,12 @@ impl Peer {
             standing: Standing::new(now),
             recorded: now,
         }
+    }
+
+    /// It goes on writing records: something in front of it refuses connections, as a firewall does, and will go on with it. It is not dead,
+    /// but a pod without links, until one stands.
+    const fn is_refusal_disproved(&self) -> bool {
+        self.records_since >= DISPROVED
     }
 
     /// It may be given slots, and Kafka answers it.
@@ -268,8 +279,11 @@ impl Liveness {
                     let age = member.kafka_ok_within_ms.map(|ms| Duration::from_millis(ms.into()));
                     peer.standing.kafka.told(now, age);
                 }
-                // After a refusal a record proves nothing: it may have been written just before the end.
-                if peer.dead == Some(Evidence::Silent) {
+                if peer.refused {
+                    peer.records_since = peer.records_since.saturating_add(1);
+                }
+                // After a refusal one record proves nothing: it may have been written just before the end.
+                if peer.dead == Some(Evidence::Silent) || peer.is_refusal_disproved() {
                     self.revive(member.pod);
                 }
             }
@@ -308,7 +322,7 @@ impl Liveness {
         if direction == Direction::In {
             peer.heard = Some(now);
         }
-        peer.refused = false;
+        (peer.refused, peer.records_since) = (false, 0);
         peer.changed = now;
         self.revive(pod);
     }
@@ -481,7 +495,11 @@ impl Liveness {
 
     fn judge_deaths(&mut self, now: Instant) {
         for (pod, peer) in &mut self.peers {
-            if peer.refused && peer.links() == 0 && peer.dead != Some(Evidence::Refused) {
+            if peer.refused
+                && !peer.is_refusal_disproved()
+                && peer.links() == 0
+                && peer.dead != Some(Evidence::Refused)
+            {
                 if peer.dead.is_none() {
                     self.events.push_back(Event::Dead(*pod, Evidence::Refused));
                 }

@@ -172,6 +172,30 @@ fn a_record_written_before_the_end_does_not_raise_a_refused_pod() {
 }
 
 #[test]
+fn a_pod_that_goes_on_writing_records_is_not_dead_however_often_it_is_refused() {
+    let mut world = World::with(2);
+    world.cut(1);
+    world.machine.refused(world.now, pod(1));
+    assert_eq!(world.events(), [Event::Dead(pod(1), Evidence::Refused)]);
+    world.records(7, &[]);
+    assert_eq!(world.events(), [], "it may have been written before the end");
+    world.records(8, &[]);
+    assert_eq!(world.events(), [Event::Alive(pod(1))]);
+    for counter in 9..15 {
+        assert_eq!(world.pass(500, &[1]), []);
+        world.machine.refused(world.now, pod(1));
+        world.records(counter, &[]);
+        assert_eq!(world.events(), [], "what refuses is in front of it");
+    }
+    assert_eq!(world.pass(3_000, &[1]), [Event::Dead(pod(1), Evidence::Silent)], "silence counts as ever");
+    world.machine.link_up(world.now, pod(1), Direction::In);
+    assert_eq!(world.events(), [Event::Alive(pod(1))]);
+    world.machine.link_down(world.now, pod(1), Direction::In);
+    world.machine.refused(world.now, pod(1));
+    assert_eq!(world.events(), [Event::Dead(pod(1), Evidence::Refused)], "a link stood, so it counts again");
+}
+
+#[test]
 fn the_same_counter_again_is_no_beat() {
     let mut world = World::with(2);
     world.machine.heard(world.now, pod(1), 5, None);
