@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
-use rdkafka::error::KafkaError;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{BorrowedMessage, Headers as _, Message as _};
 use rdkafka::{Offset, TopicPartitionList};
 
@@ -101,7 +101,11 @@ fn read_on(consumer: &BaseConsumer<Voice>, partitions: usize) -> Result<Witnesse
     }
     let unread = open.into_iter().filter(|open| *open).count();
     match last_error {
-        Some(error) if unread == partitions => Err(BusError::Read(error)),
+        // Nothing heard is nothing known.
+        error if unread == partitions => {
+            let late = KafkaError::MessageConsumption(RDKafkaErrorCode::OperationTimedOut);
+            Err(BusError::Read(error.unwrap_or(late)))
+        }
         _ => Ok(Witnesses { heard: testimony.into_witnesses(), unread }),
     }
 }
