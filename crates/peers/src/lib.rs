@@ -35,7 +35,7 @@ pub use identity::IdentityError;
 pub use inbound::{Inbound, NoRoom};
 pub use liveness::{
     Aside, Event, Evidence, KAFKA_ANSWER, KAFKA_LOST, KAFKA_STEADY, LINKS_LOST, LINKS_STEADY, Liveness,
-    Member, PeerState, SILENCE, SILENCE_OF_RECORDS, TICK,
+    MAX_NAMED, Member, PeerState, SILENCE, SILENCE_OF_RECORDS, TICK,
 };
 pub use observer::View;
 pub use ownership::{ADOPTION_PAUSE, AdoptionPause, TooSoon, owner_of_slot, owner_of_source};

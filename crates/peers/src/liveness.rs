@@ -19,7 +19,7 @@ mod reach;
 mod standing;
 
 use self::links::Node;
-pub use self::links::{LINKS_LOST, LINKS_STEADY};
+pub use self::links::{LINKS_LOST, LINKS_STEADY, MAX_NAMED};
 pub use self::reach::{KAFKA_LOST, KAFKA_STEADY};
 use self::standing::Standing;
 
@@ -198,10 +198,13 @@ impl Peer {
         self.records_since >= DISPROVED
     }
 
+    fn is_candidate(&self) -> bool {
+        self.dead.is_none() && !self.draining && (self.listed || self.links_out > 0)
+    }
+
     /// It may be given slots, and Kafka answers it.
     fn serves(&self, now: Instant) -> bool {
-        let is_candidate = self.dead.is_none() && !self.draining && (self.listed || self.links_out > 0);
-        is_candidate && self.standing.aside().is_none() && self.standing.kafka.is_answered(now)
+        self.is_candidate() && self.standing.aside().is_none() && self.standing.kafka.is_answered(now)
     }
 
     /// A link from it is no link while nothing comes over it: a network that swallows what is sent ends no connection for long.
@@ -444,8 +447,11 @@ impl Liveness {
     fn judge_standing(&mut self, now: Instant) {
         let answered = self.kafka_answered.map(|at| now.saturating_duration_since(at));
         self.standing.kafka.told(now, answered);
-        let is_witness = |peer: &Peer| peer.serves(now) && peer.standing.kafka.is_steady(now);
-        let me = self.aside().is_none() && self.standing.kafka.is_steady(now);
+        // Whoever only lacks links is one too: it may serve again once those that had them lack Kafka.
+        let is_witness = |peer: &Peer| {
+            peer.is_candidate() && !peer.standing.lacks_kafka() && peer.standing.kafka.is_steady(now)
+        };
+        let me = !self.standing.lacks_kafka() && self.standing.kafka.is_steady(now);
         let witnessed = me || self.peers.values().any(is_witness);
         if self.recorded.is_none_or(|(_, at)| now.saturating_duration_since(at) >= links::FRESH) {
             // The store does not answer: who has links now is not known, and others cannot know it of this pod.

@@ -22,7 +22,7 @@ pub(crate) const MAX_POD_BYTES: usize = 1024;
 const MAX_ADDRESS: usize = 259;
 const MAX_VERSION: usize = 64;
 /// Most pods that a record names as out of reach.
-pub const MAX_UNLINKED: usize = 32;
+pub const MAX_UNLINKED: usize = 128;
 /// Pods whose counters are remembered.
 const REMEMBERED: usize = 4 * MAX_PODS;
 /// Schema revision of the message.

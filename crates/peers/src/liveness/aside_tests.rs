@@ -302,6 +302,18 @@ fn of_two_pods_that_do_not_hear_each_other_the_one_with_kafka_serves() {
 }
 
 #[test]
+fn one_that_gave_way_for_want_of_links_serves_when_the_other_one_loses_kafka() {
+    let mut pods = Pods::new(2);
+    pods.cut(0, 1);
+    pods.pass(10_000);
+    assert_eq!(pods.agreed(), [None, ALONE]);
+    pods.reach[0] = false;
+    pods.pass(10_000);
+    assert_eq!(pods.agreed(), [CUT, None]);
+    assert!(pods.machines[0].others_serve_instead());
+}
+
+#[test]
 fn of_two_that_hear_each_other_only_over_a_third_one_gives_way() {
     let mut pods = Pods::new(3);
     pods.cut(0, 1);

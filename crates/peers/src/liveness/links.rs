@@ -14,6 +14,9 @@ pub(super) const HEARD: Duration = Duration::from_secs(2);
 /// A record that has not changed for so long says nothing of links. Pods write theirs every 500 ms.
 pub(super) const FRESH: Duration = Duration::from_secs(2);
 
+/// A pod names so many at most; whoever names as many is taken to lack everybody.
+pub const MAX_NAMED: usize = 128;
+
 /// A pod as its record shows it.
 pub(super) struct Node<'a> {
     pub(super) pod: PodId,
@@ -30,11 +33,14 @@ pub(super) fn serving(nodes: &[Node<'_>]) -> BTreeSet<PodId> {
     if !nodes.iter().any(|node| node.unlinked.iter().any(|pod| all.contains(pod))) {
         return all;
     }
+    let every: Vec<_> = all.iter().copied().collect();
     // A link that one end misses is none.
     let mut lacking: BTreeMap<PodId, BTreeSet<PodId>> =
         all.iter().map(|pod| (*pod, BTreeSet::new())).collect();
     for node in nodes {
-        for other in node.unlinked.iter().filter(|pod| all.contains(pod)) {
+        // One that names as many as it can may lack more.
+        let named = if node.unlinked.len() < MAX_NAMED { node.unlinked.iter() } else { every.iter() };
+        for other in named.filter(|pod| **pod != node.pod && all.contains(pod)) {
             lacking.entry(node.pod).or_default().insert(*other);
             lacking.entry(*other).or_default().insert(node.pod);
         }
@@ -110,6 +116,27 @@ mod tests {
     fn one_without_a_link_gives_way_to_those_that_have_one() {
         assert_eq!(serve(&[&[1, 2], &[0], &[0]]), [1, 2]);
         assert_eq!(serve(&[&[], &[0], &[0]]), [1, 2], "a link of one direction is none");
+    }
+
+    #[test]
+    fn halves_of_a_fleet_that_lack_more_links_than_a_pod_can_name_do_not_both_serve() {
+        const HALF: u16 = 150;
+        let id = |n: u16| {
+            let mut bytes = [0; 16];
+            bytes[..2].copy_from_slice(&n.to_be_bytes());
+            PodId::from_bytes(bytes)
+        };
+        let names = |pods: std::ops::Range<u16>| pods.map(id).take(MAX_NAMED).collect::<Vec<_>>();
+        let lacks = [names(HALF..2 * HALF), names(0..HALF)];
+        let nodes: Vec<_> =
+            (0..2 * HALF).map(|n| Node { pod: id(n), unlinked: &lacks[usize::from(n / HALF)] }).collect();
+        let (first, second) = lacks_apart(&serving(&nodes), &id(HALF));
+        assert!(first > 0 && second == 0, "{first} of the one half and {second} of the other serve");
+    }
+
+    fn lacks_apart(serving: &BTreeSet<PodId>, first_of_the_other: &PodId) -> (usize, usize) {
+        let other = serving.iter().filter(|pod| *pod >= first_of_the_other).count();
+        (serving.len() - other, other)
     }
 
     #[test]

@@ -8,6 +8,10 @@ use sluice_types::{PodId, Timestamp};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+/// Whoever names as many lacks perhaps more, by the rule of `sluice_peers`.
+const NAMED: usize = sluice_peers::MAX_NAMED;
+const _: () = assert!(NAMED <= MAX_UNLINKED);
+
 /// How often. Links carry the heartbeats that count; this is for those without a link, and for newcomers.
 const EACH: Duration = Duration::from_millis(500);
 
@@ -84,7 +88,7 @@ async fn round(
         started: myself.started,
         applied: *myself.applied.borrow(),
         kafka_ok_within_ms: peers.kafka_ok_within_ms(),
-        unlinked: peers.unlinked(MAX_UNLINKED),
+        unlinked: peers.unlinked(NAMED),
     };
     store.announce_pod(&record, TTL).await?;
     let found: Vec<Member> = store.pods().await?.iter().map(member).collect();

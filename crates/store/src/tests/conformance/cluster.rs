@@ -138,13 +138,13 @@ pub(crate) async fn pods_are_listed_while_they_say_so(store: Store) {
         counter: u64::MAX,
         draining: true,
         kafka_ok_within_ms: Some(u32::MAX),
-        unlinked: (100..132).map(pod).collect(),
+        unlinked: (100..228).map(pod).collect(),
         ..pod_record(3, 1)
     };
     store.announce_pod(&whole, DEADLINE).await.expect("announced");
     assert_eq!(pods(&store).await, [pod_record(2, 2), whole.clone()]);
     let long = PodRecord { address: "x".repeat(260), ..pod_record(3, 1) };
-    let many = PodRecord { unlinked: (100..133).map(pod).collect(), ..pod_record(3, 1) };
+    let many = PodRecord { unlinked: (100..229).map(pod).collect(), ..pod_record(3, 1) };
     for unfit in [long, many] {
         assert!(matches!(store.announce_pod(&unfit, DEADLINE).await, Err(StoreError::Record { .. })));
     }
