@@ -235,8 +235,10 @@ impl Line {
         since: impl Fn((u32, u32)) -> Option<Instant>,
     ) -> bool {
         while let Some(&place) = self.places.front() {
-            if let Some(since) = since(place) {
-                return self.places.len() > FEW && now.saturating_duration_since(since) >= patience;
+            if let Some(first) = since(place) {
+                // Those behind it may be done long since, in slots that are not behind.
+                let mut waiting = self.places.iter().filter(|place| since(**place).is_some());
+                return now.saturating_duration_since(first) >= patience && waiting.nth(FEW).is_some();
             }
             self.places.pop_front();
         }
@@ -442,7 +444,10 @@ mod tests {
         assert!(!line.is_slow(at(21), patience, since(20)), "the first waits for a second");
         assert!(line.is_slow(at(22), patience, since(20)));
         assert!(!line.is_slow(at(1000), patience, since(36)), "64 are left");
-        assert!(!line.is_slow(at(1000), patience, since(100)) && line.places.is_empty());
+        let but_one = |place: (u32, u32)| (place.0 == 36).then(|| at(36));
+        line.push((100, 0), 1000, but_one);
+        assert!(!line.is_slow(at(1000), patience, but_one), "all behind the first are done");
+        assert!(!line.is_slow(at(1000), patience, since(101)) && line.places.is_empty());
         for place in 0..100_000 {
             line.push((place, 0), 10, since(place));
             assert!(line.places.len() <= 2 * 10 + 65, "{}", line.places.len());

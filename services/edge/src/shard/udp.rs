@@ -206,7 +206,7 @@ impl<P: Provider> Udp<P> {
         match answered(datagram) {
             Some(FrameType::SessionOk) => {
                 // The device goes on with the other pod's CHALLENGE, should it have got one from here, too.
-                self.handshakes.give_way(core, address);
+                self.handshakes.give_way(address);
                 self.others.answered(core.now, address, pod);
             }
             Some(_) => self.others.answered(core.now, address, pod),

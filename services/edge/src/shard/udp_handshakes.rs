@@ -3,6 +3,7 @@
 //! Nothing is kept of a stranger before its cookie is back, but a place in a fixed ring. No X25519 happens before that either.
 
 mod births;
+mod door;
 mod found;
 
 use std::collections::VecDeque;
@@ -18,6 +19,7 @@ use usmp::wire::{FrameType, Hello, HelloAck, HelloRetry, Utack};
 use usmp::{Instant, SessionId};
 
 use self::births::Unborn;
+use self::door::Door;
 pub(crate) use self::found::Proving;
 use super::cookies::Cookies;
 use super::core::{Core, address_bytes, random, random_secret};
@@ -39,8 +41,7 @@ const RETRY_PLACES: usize = 256;
 /// Bytes of a HELLO_RETRY frame.
 const RETRY_FRAME: usize = 28;
 
-/// HELLOs and proofs that wait for the X25519 budget of the next turns, HELLOs for the ledger as well. When full, a HELLO is dropped
-/// without UTACK, so that the device sends it again.
+/// Proofs that wait for the X25519 budget of the next turns; when full, one is dropped without UTACK, so that the device sends it again.
 const WAITING: usize = 512;
 
 /// Answers to repeats of a proof that come from anywhere: copies, or a device whose address changes all the time.
@@ -95,7 +96,7 @@ pub(crate) struct UdpHandshakes<P: Provider> {
     order: Queue,
     retries: Box<RetryRing<Path, RETRY_PLACES>>,
     cookies: Cookies,
-    hellos: VecDeque<(Path, Hello)>,
+    door: Door,
     proofs: VecDeque<(u32, u32)>,
     unasked: VecDeque<(u32, u32)>,
     /// Sessions that wait for the ledger.
@@ -123,7 +124,7 @@ impl<P: Provider> UdpHandshakes<P> {
             order: Queue::default(),
             retries: Box::new(RetryRing::new()),
             cookies,
-            hellos: VecDeque::with_capacity(WAITING),
+            door: Door::new(),
             proofs: VecDeque::with_capacity(WAITING),
             unasked: VecDeque::new(),
             births: Line::default(),
@@ -171,7 +172,7 @@ impl<P: Provider> UdpHandshakes<P> {
                 return None;
             }
             // Its HELLO with the cookie would find no room; it sends this one again.
-            if helper.is_none() && self.hellos.len() >= WAITING {
+            if helper.is_none() && !self.door.has_room_for(source.ip()) {
                 core.counts.one(Count::DroppedNoHandshake);
                 return None;
             }
@@ -213,11 +214,9 @@ impl<P: Provider> UdpHandshakes<P> {
         if self.is_hopeless(core) {
             return None;
         }
-        if core.may_exchange() && self.hellos.is_empty() && !self.ledger_is_behind(core) {
+        if core.may_exchange() && self.door.is_empty() && !self.ledger_is_behind(core) {
             self.start(core, out, path, hello);
-        } else if self.hellos.len() < WAITING {
-            self.hellos.push_back((path, *hello));
-        } else {
+        } else if !self.door.knock(path, hello) {
             core.counts.one(Count::DroppedNoHandshake);
         }
         None
@@ -483,12 +482,13 @@ impl<P: Provider> UdpHandshakes<P> {
         }
     }
 
-    /// Another pod has opened a session for the device at this address: the CHALLENGE that left here is one too many.
-    pub(crate) fn give_way(&mut self, core: &mut Core, address: SocketAddr) {
+    /// Another pod has opened a session for the device at this address: the CHALLENGE that left here is one too many, it seems. Its proof
+    /// is right all the same, should it come: whoever speaks in the device's name can make another pod answer, and must not end this.
+    pub(crate) fn give_way(&mut self, address: SocketAddr) {
         if let Some(at) = self.find(address)
-            && self.table.get(at).is_some_and(|pending| !pending.machine.is_confirming())
+            && let Some(pending) = self.table.get_mut(at)
         {
-            self.end(core, at);
+            pending.machine.hold_back();
         }
     }
 
@@ -517,14 +517,14 @@ impl<P: Provider> UdpHandshakes<P> {
             }
         }
         // Whoever begins now comes to the ledger after those that wait for it.
-        let held_back = !self.hellos.is_empty() && self.ledger_is_behind(core);
+        let held_back = !self.door.is_empty() && self.ledger_is_behind(core);
         if held_back && !self.held_back {
             core.counts.one(Count::HandshakesHeldBack);
         }
         self.held_back = held_back;
         while !self.held_back
             && core.may_exchange()
-            && let Some((path, hello)) = self.hellos.pop_front()
+            && let Some((path, hello)) = self.door.pop()
         {
             self.start(core, out, path, &hello);
         }
@@ -564,7 +564,7 @@ impl<P: Provider> UdpHandshakes<P> {
 
     /// Whether something waits for the budget of the next turn. What waits for the ledger is woken by it.
     pub(crate) fn is_behind(&self) -> bool {
-        !self.hellos.is_empty() && !self.held_back || !self.proofs.is_empty()
+        !self.door.is_empty() && !self.held_back || !self.proofs.is_empty()
     }
 
     pub(crate) fn next(&self) -> Option<Instant> {
@@ -579,7 +579,7 @@ impl<P: Provider> UdpHandshakes<P> {
         for at in open {
             self.end(core, at);
         }
-        self.hellos.clear();
+        self.door.clear();
     }
 
     fn find(&self, address: SocketAddr) -> Option<u32> {

@@ -226,6 +226,14 @@ impl<P: Provider> UdpHandshake<P> {
         true
     }
 
+    /// No further copy of CHALLENGE leaves by itself: another server seems to have done the handshake. A right HELLO_ACK proves as ever, and
+    /// a repeated HELLO gets its copy.
+    pub fn hold_back(&mut self) {
+        if matches!(self.state, State::Challenged(_)) {
+            self.next = self.deadline;
+        }
+    }
+
     /// A UTACK from this address. `Ok(true)` says that it is the first sign that SESSION_OK arrived: tell the session by
     /// [`session_ok_arrived`](UdpSession::session_ok_arrived).
     ///
