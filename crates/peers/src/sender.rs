@@ -25,8 +25,8 @@ pub enum SendError {
     /// Empty, longer than a datagram or frame may be, or of a kind that is not the caller's.
     #[error("empty, too long, or of a kind below {FIRST_OTHER}")]
     Unfit,
-    /// The control queue is full; wait, or use the waiting form.
-    #[error("the peer's control queue is full")]
+    /// The queue is full; wait, or use the waiting form of a control frame.
+    #[error("the peer's queue is full")]
     Full,
 }
 
@@ -151,12 +151,17 @@ impl PeerSender {
         self.push(Way::ToOwner, flow, source, bytes)
     }
 
-    /// Relays a datagram of a handshake to a pod that may know it, or is to begin it; everything else as [`PeerSender::try_datagram`].
+    /// Relays a datagram of a handshake to a pod that may know it, or is to begin it. It takes the place of no datagram of a session: the
+    /// ring is for these once it is half full.
     ///
     /// # Errors
     ///
-    /// As [`PeerSender::try_datagram`].
+    /// As [`PeerSender::try_datagram`], and [`SendError::Full`].
     pub fn try_handshake(&self, flow: u32, source: SocketAddr, bytes: &[u8]) -> Result<(), SendError> {
+        if self.0.packets.len() >= self.0.packets.capacity().div_ceil(2) {
+            self.0.counts.add(Count::DatagramsUnsent);
+            return Err(SendError::Full);
+        }
         self.push(Way::ToHandshake, flow, source, bytes)
     }
 

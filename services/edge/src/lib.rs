@@ -11,6 +11,7 @@
 #![warn(missing_docs)]
 
 mod admission;
+mod bucket;
 mod clock;
 mod cluster;
 pub mod config;

@@ -2,16 +2,19 @@
 
 use std::net::SocketAddr;
 use std::sync::mpsc::TrySendError;
+use std::sync::{Mutex, PoisonError};
 
 use sluice_peers::{Control, Event, Inbound, NoRoom};
 use sluice_types::PodId;
 use tokio::sync::mpsc;
+use usmp::Duration;
 use usmp::server::demux::{Datagram, classify};
 
 use super::penalties;
 use super::slot_map::Place;
 use super::start::SlotMapReader;
 use crate::admission::Penalties;
+use crate::bucket::Bucket;
 use crate::clock::Clock;
 use crate::link::{Errand, Relayed};
 use crate::shard::{PeerShard, shard_and_slot};
@@ -36,6 +39,18 @@ pub(super) struct Links {
     pub(super) cluster: mpsc::Sender<FromPeers>,
     pub(super) penalties: Penalties,
     pub(super) clock: Clock,
+    /// What this pod looks up for others; see [`QUESTIONS`].
+    pub(super) questions: Mutex<Bucket>,
+}
+
+/// Questions of all other pods at once, and how long one of these takes to be free again: each goes to all shards, and the thread that
+/// hands them over beats, too.
+const QUESTIONS: u32 = 256;
+const QUESTION: Duration = Duration::from_micros(3906);
+
+/// What [`Links`] begins with.
+pub(super) fn questions(clock: Clock) -> Mutex<Bucket> {
+    Mutex::new(Bucket::new(clock.now(), QUESTIONS, QUESTION))
 }
 
 impl Links {
@@ -71,6 +86,9 @@ impl Inbound for Links {
                 let errand = Errand::Handshake { from: Some((from, shard)) };
                 self.hand_over(home, Relayed::new(errand, source, bytes));
             }
+            return;
+        }
+        if !self.questions.lock().unwrap_or_else(PoisonError::into_inner).take(self.clock.now()) {
             return;
         }
         // Any of the shards may have it: which one the kernel would have chosen depends on where the datagram comes from.

@@ -9,7 +9,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::adoption::Ledgers;
-use super::inbound::Links;
+use super::inbound::{self, Links};
 use super::members::{Myself, tell_and_listen};
 use super::owner::{Beginning, Owners};
 use super::penalties::tell_others;
@@ -73,8 +73,14 @@ pub(crate) fn simulate(simulation: Simulation) -> Simulated {
     let (cluster, from_peers) = mpsc::channel(FROM_PEERS);
     let (members, listed) = watch::channel(Vec::new());
     let (draining, drains_seen) = watch::channel(false);
-    let links =
-        Arc::new(Links { shards, slots: map.subscribe(), cluster, penalties: limits.penalties, clock });
+    let links = Arc::new(Links {
+        shards,
+        slots: map.subscribe(),
+        cluster,
+        penalties: limits.penalties,
+        clock,
+        questions: inbound::questions(clock),
+    });
     let stop = CancellationToken::new();
     tokio::spawn(tell_others(peers.clone(), news, limits.counts, stop.clone()));
     let myself = Myself {

@@ -14,7 +14,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::adoption::Ledgers;
-use super::inbound::Links;
+use super::inbound::{self, Links};
 use super::members::{Myself, member, tell_and_listen};
 use super::owner::{Beginning, Owners};
 use super::penalties::tell_others;
@@ -176,7 +176,7 @@ pub(crate) struct Linked {
     joined: Joined,
     peers: Peers,
     beginning: Beginning,
-    from_peers: mpsc::Receiver<super::inbound::FromPeers>,
+    from_peers: mpsc::Receiver<inbound::FromPeers>,
     drains: mpsc::Receiver<oneshot::Sender<()>>,
     ring: watch::Receiver<ClusterSecrets>,
 }
@@ -202,7 +202,8 @@ pub(crate) async fn join(joining: Joining<'_>) -> Result<Linked, JoinError> {
     let (secrets_tx, secrets) = watch::channel(secrets);
     let (ring_tx, ring) = watch::channel(parts.secrets.clone());
     let (draining, drains_seen) = watch::channel(false);
-    let links = Arc::new(Links { shards, slots: map.subscribe(), cluster, penalties, clock });
+    let questions = inbound::questions(clock);
+    let links = Arc::new(Links { shards, slots: map.subscribe(), cluster, penalties, clock, questions });
     let mut peer_config = PeerConfig::new(config.listen, config.advertised());
     peer_config.release = env!("CARGO_PKG_VERSION").to_owned();
     let started = runtime.spawn(Peers::start(peer_config, me, secrets, members, links));

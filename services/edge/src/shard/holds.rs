@@ -15,7 +15,7 @@ use super::dormant::Held;
 const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Datagrams that wait in a shard, one for each session. A further one is dropped; its device has a timer.
-const MAX_HELD: usize = 4096;
+const MAX_HELD: usize = 2048;
 
 /// How often the shard looks whether owners are known, beside what wakes it.
 pub(super) const LOOK: Duration = Duration::from_millis(20);
@@ -41,7 +41,11 @@ pub(super) enum Overdue {
 
 /// The datagrams that wait in a shard.
 #[derive(Debug, Default)]
-pub(super) struct Holds(VecDeque<Hold>);
+pub(super) struct Holds {
+    waiting: VecDeque<Hold>,
+    /// When they were looked at last.
+    looked: Instant,
+}
 
 impl Holds {
     /// Lets a datagram wait, in place of an earlier one of its session; `false` when too many do.
@@ -53,27 +57,28 @@ impl Holds {
         source: SocketAddr,
         datagram: &[u8],
     ) -> bool {
-        self.0.retain(|hold| hold.prefix != prefix);
-        if self.0.len() >= MAX_HELD {
+        self.waiting.retain(|hold| hold.prefix != prefix);
+        if self.waiting.len() >= MAX_HELD {
             return false;
         }
         let held = Box::new(Held::new(source.into(), datagram));
-        self.0.push_back(Hold { prefix, until: now + PATIENCE, copied_to, held });
+        self.waiting.push_back(Hold { prefix, until: now + PATIENCE, copied_to, held });
         true
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.waiting.is_empty()
     }
 
-    /// Whether one has waited too long. They stand in the order in which they do.
+    /// Whether it is time to look at them: a link that is back says so to nobody.
     pub(super) fn is_due(&self, now: Instant) -> bool {
-        self.0.front().is_some_and(|hold| hold.until <= now)
+        !self.waiting.is_empty() && self.looked + LOOK <= now
     }
 
     /// Takes all of them out, those that waited too long as an error.
     pub(super) fn take(&mut self, now: Instant) -> impl Iterator<Item = Result<Hold, Overdue>> + use<> {
-        std::mem::take(&mut self.0).into_iter().map(move |hold| match hold.copied_to {
+        self.looked = now;
+        std::mem::take(&mut self.waiting).into_iter().map(move |hold| match hold.copied_to {
             _ if now < hold.until => Ok(hold),
             None => Err(Overdue::Lost),
             Some(_) => Err(Overdue::Copy),
@@ -82,7 +87,7 @@ impl Holds {
 
     /// Lets one wait on, for as long as it has left.
     pub(super) fn put_back(&mut self, hold: Hold) {
-        self.0.push_back(hold);
+        self.waiting.push_back(hold);
     }
 }
 
@@ -100,8 +105,6 @@ mod tests {
         assert!(holds.hold(Instant::ZERO, [1; 8], None, source(), b"a"));
         assert!(holds.hold(Instant::from_millis(500), [2; 8], None, source(), b"b"));
         assert!(holds.hold(Instant::from_millis(1000), [1; 8], None, source(), b"c"));
-        assert!(!holds.is_due(Instant::from_millis(2499)));
-        assert!(holds.is_due(Instant::from_millis(2500)));
         let taken: Vec<_> = holds.take(Instant::from_millis(2500)).collect();
         assert!(holds.is_empty());
         let [Err(Overdue::Lost), Ok(mut first)] = <[_; 2]>::try_from(taken).expect("two sessions") else {
@@ -109,7 +112,9 @@ mod tests {
         };
         assert_eq!((first.prefix, &*first.held.datagram()), ([1; 8], &b"c"[..]));
         holds.put_back(first);
-        assert!(holds.is_due(Instant::from_millis(3000)), "it has no more time than before");
+        assert!(!holds.is_due(Instant::from_millis(2519)) && holds.is_due(Instant::from_millis(2520)));
+        let taken: Vec<_> = holds.take(Instant::from_millis(3000)).map(Result::err).collect();
+        assert_eq!(taken, [Some(Overdue::Lost)], "it has no more time than before");
     }
 
     #[test]

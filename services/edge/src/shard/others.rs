@@ -12,6 +12,7 @@ use super::core::Core;
 use super::holds::Holds;
 use super::relay::{Handed, Relay, flow};
 use super::routes::Routes;
+use crate::bucket::Bucket;
 use crate::cluster::Place;
 use crate::counts::Count;
 use crate::link::{Errand, Relayed, ShardWaker};
@@ -44,31 +45,14 @@ pub(super) enum Elsewhere {
 const ANSWERERS: usize = 1024;
 const ANSWERER: Duration = Duration::from_secs(10);
 
-/// Of how many HELLO_ACKs at once others are asked, and how long one of these takes to be free again. A balancer that forgets its flows
-/// brings as many of them as handshakes are under way; what a stranger makes of this is one datagram of 44 bytes for each
-/// other pod, 64 times a second.
-const QUESTIONS: u32 = 256;
+/// Of how many HELLO_ACKs at once all shards together ask others, and how long one of these takes to be free again. A balancer that forgets
+/// its flows brings as many of them as handshakes are under way; what a stranger makes of this is one datagram of 44 bytes for
+/// each other pod, 64 times a second.
+const QUESTIONS: u32 = 64;
 const QUESTION: Duration = Duration::from_micros(15_625);
 
-/// A token bucket: what others are asked.
-#[derive(Debug)]
-struct Questions {
-    left: u32,
-    filled: Instant,
-}
-
-impl Questions {
-    fn take(&mut self, now: Instant) -> bool {
-        let passed = now.saturating_duration_since(self.filled).as_micros() / QUESTION.as_micros();
-        let fresh = u32::try_from(passed).unwrap_or(u32::MAX);
-        self.filled =
-            if fresh < QUESTIONS - self.left { self.filled + QUESTION.saturating_mul(fresh) } else { now };
-        self.left = self.left.saturating_add(fresh).min(QUESTIONS);
-        let taken = self.left > 0;
-        self.left = self.left.saturating_sub(1);
-        taken
-    }
-}
+/// The same for UTACKs that go to a pod which answered their address.
+const ACKNOWLEDGEMENTS: u32 = 4;
 
 /// The ways to the others.
 pub(super) struct Others {
@@ -76,16 +60,23 @@ pub(super) struct Others {
     pub(super) holds: Holds,
     /// Which pod answered a device's handshake last.
     answerers: Routes<PodId>,
-    questions: Questions,
+    questions: Bucket,
+    acknowledgements: Bucket,
 }
 
 impl Others {
     pub(super) fn new(now: Instant, shards: Vec<PeerShard>) -> Self {
+        // Those of a shard that is alone are all.
+        let share = u32::try_from(shards.len()).unwrap_or(u32::MAX).max(1);
+        let (questions, every) = (QUESTIONS / share, QUESTION.saturating_mul(share));
+        let acknowledgements =
+            Bucket::new(now, questions.saturating_mul(ACKNOWLEDGEMENTS), every / ACKNOWLEDGEMENTS);
         Self {
             shards,
             holds: Holds::default(),
             answerers: Routes::new(ANSWERERS, ANSWERER),
-            questions: Questions { left: QUESTIONS, filled: now },
+            questions: Bucket::new(now, questions, every),
+            acknowledgements,
         }
     }
 
@@ -114,6 +105,9 @@ impl Others {
             Elsewhere::Handshake => return self.find_handshake(core, relay, source, datagram),
             Elsewhere::Answerer => {
                 return match self.answerers.find(core.now, source) {
+                    Some(_) if !self.acknowledgements.take(core.now) => {
+                        core.counts.one(Count::DroppedUnasked)
+                    }
                     Some(pod) => hand_handshake_on(core, relay, pod, source, datagram),
                     None => core.counts.one(Count::DroppedUtack),
                 };
@@ -179,22 +173,5 @@ fn hand_over(peer: &PeerShard, errand: Errand, source: SocketAddr, datagram: &[u
             true
         }
         Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => false,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn others_are_asked_a_burst_and_then_so_often_a_second() {
-        let mut questions = Questions { left: QUESTIONS, filled: Instant::ZERO };
-        let mut asked = |at| (0..1000).filter(|_| questions.take(Instant::from_millis(at))).count();
-        assert_eq!([0, 0, 15, 16, 1000].map(&mut asked), [256, 0, 0, 1, 63]);
-        assert_eq!(
-            [100_000, 100_010, 100_016].map(&mut asked),
-            [256, 0, 1],
-            "a long pause is worth one burst"
-        );
     }
 }
