@@ -17,7 +17,7 @@ use crate::{LogPosition, RecordError, StoreError};
 /// Pods that a store names; when there are more, those that were silent for the longest go first.
 pub(crate) const MAX_PODS: usize = 1024;
 /// Largest stored record of a pod; a longer value is not ours and is not read.
-pub(crate) const MAX_POD_BYTES: usize = 1024;
+pub(crate) const MAX_POD_BYTES: usize = 3072;
 /// Longest `host:port`: 253 bytes of name, and the port.
 const MAX_ADDRESS: usize = 259;
 const MAX_VERSION: usize = 64;
