@@ -22,6 +22,8 @@ const OTHER: usize = 2;
 
 /// Sessions of the dead pod. So many that each of the others gets some of them.
 const ASLEEP: usize = 24;
+/// Sessions that are born within a quarter of a second share a slot; those that come after it lie in the next one.
+const NEXT_SLOT: Duration = Duration::from_millis(260);
 
 const BOTH: [Transport; 2] = [Transport::Udp, Transport::Tcp];
 
@@ -81,7 +83,14 @@ impl Stage {
         let mut stage = Self { cluster, probes: Probes::start().unwrap(), fleet, used: 0, gone: Vec::new() };
         // Their pod will go, so they come by the balancer.
         let balancer = stage.cluster.balancer().address();
-        let mut asleep: Vec<_> = (0..ASLEEP).map(|_| stage.open(Transport::Udp, balancer)).collect();
+        let mut asleep: Vec<_> = (0..ASLEEP)
+            .map(|_| {
+                let device = stage.open(Transport::Udp, balancer);
+                // They are to lie in all slots, so that each adopter gets some.
+                std::thread::sleep(NEXT_SLOT);
+                device
+            })
+            .collect();
         for device in &mut asleep {
             device.get_through(PATIENCE).unwrap();
         }
