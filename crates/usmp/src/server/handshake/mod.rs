@@ -80,19 +80,18 @@ impl<P: Provider> Challenged<P> {
         Challenge { nonce: self.nonce, public_key: self.pub_s }.emit(0, out).ok()
     }
 
+    /// What HELLO_ACK would prove a key by; of no key as well, so that it takes as long.
+    fn expected(&self, psk: Option<&[u8]>) -> [u8; 32] {
+        client_proof::<P>(psk.unwrap_or_default(), &self.nonce, self.device_id, &self.pub_c, &self.pub_s)
+    }
+
     /// Compares HELLO_ACK with what each key would give, all of them, in constant time.
     fn verify<'k>(&self, ack: &HelloAck, psks: &[&'k [u8]]) -> Option<Proof<'k>> {
         let mut matched = Choice::from(0);
         let mut index = 0_u8;
         for slot in 0..MAX_PSKS {
             let psk = psks.get(slot).copied();
-            let mac = client_proof::<P>(
-                psk.unwrap_or_default(),
-                &self.nonce,
-                self.device_id,
-                &self.pub_c,
-                &self.pub_s,
-            );
+            let mac = self.expected(psk);
             let fits = mac.ct_eq(&ack.mac) & Choice::from(u8::from(psk.is_some()));
             index.conditional_assign(&u8::try_from(slot).unwrap_or(u8::MAX), fits & !matched);
             matched |= fits;
@@ -109,13 +108,7 @@ impl<P: Provider> Challenged<P> {
     fn marks(&self, psks: &[&[u8]]) -> [Option<[u8; MARK]>; MAX_PSKS] {
         core::array::from_fn(|slot| {
             let psk = psks.get(slot).copied();
-            let mac = client_proof::<P>(
-                psk.unwrap_or_default(),
-                &self.nonce,
-                self.device_id,
-                &self.pub_c,
-                &self.pub_s,
-            );
+            let mac = self.expected(psk);
             psk.and_then(|_| mac.first_chunk().copied())
         })
     }
