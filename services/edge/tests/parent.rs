@@ -180,6 +180,20 @@ fn state(process: Pid) -> Option<(char, Pid)> {
     Some((state, Pid::from_raw(fields.next()?.parse().ok()?)))
 }
 
+/// Stops a process and waits until none of its threads does anything any more.
+fn hang(process: Pid) {
+    kill(process, Signal::SIGSTOP).expect("it lives");
+    eventually("all of its threads stand still", || {
+        let threads = std::fs::read_dir(format!("/proc/{process}/task")).expect("it lives");
+        let stat = |thread: std::io::Result<std::fs::DirEntry>| {
+            std::fs::read_to_string(thread.ok()?.path().join("stat")).ok()
+        };
+        threads
+            .filter_map(stat)
+            .all(|stat| stat.rsplit_once(')').is_some_and(|(_, rest)| rest.starts_with(" T")))
+    });
+}
+
 fn lives(process: Pid) -> bool {
     state(process).is_some_and(|(state, _)| state != 'Z')
 }
@@ -391,7 +405,7 @@ fn a_worker_that_hangs_is_killed_and_the_next_one_serves_on_the_same_sockets() {
     let device = UdpDevice::connect(udp, id(1), &PSK);
     let waiting = udp_socket(udp);
     let hangs = edge.worker().expect("it is ready");
-    kill(hangs, Signal::SIGSTOP).expect("it lives");
+    hang(hangs);
     waiting.send(&Attempt::new(id(1)).hello(0, None)).expect("nobody says that the port is closed");
     eventually("the next worker serves", || {
         assert!(!refused(&device.socket), "a device was told that nobody is there");
