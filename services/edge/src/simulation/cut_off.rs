@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use super::kafka::Lacking;
 use super::plan::Plan;
-use super::run::{SEEDS, seeded};
+use super::run::{seeded, seeds};
 use super::world::{World, pair};
 
 /// By then every device is acknowledged elsewhere. A client whose timer has grown to five seconds gives a frame up after twenty-five,
@@ -130,7 +130,7 @@ fn cut_off(seed: u64, from: From, flows_stay: bool) -> Outcome {
 #[track_caller]
 fn all_go_on(effects: &[&str], run: impl Fn(u64) -> Outcome) {
     let mut all: BTreeMap<&'static str, u64> = BTreeMap::new();
-    for seed in 1..=SEEDS / 4 {
+    for seed in 1..=seeds().div_ceil(4) {
         let outcome = run(seed);
         assert!(outcome.broken.is_empty(), "seed {seed}: {:#?}\n{}", outcome.broken, outcome.story);
         for (name, count) in outcome.tally {

@@ -15,8 +15,8 @@ use super::world::World;
 /// frame up after twenty-five, and its application the session after two messages.
 const RECOVERY: Duration = Duration::from_secs(150);
 
-/// Seeds of one test: with all tests of the simulation a thousand.
-pub(super) const SEEDS: u64 = if cfg!(feature = "long") { 2000 } else { 200 };
+/// Seeds of one test: with all tests of the simulation nearly three thousand.
+const SEEDS: u64 = if cfg!(feature = "long") { 5000 } else { 500 };
 
 /// One seed alone, by this name in the environment, to look at it.
 const SEED: &str = "SLUICE_SIMULATION_SEED";
@@ -64,6 +64,11 @@ pub(super) fn run(seed: u64, lacking: Lacking, plan: impl FnOnce(&Dice) -> Plan)
     })
 }
 
+/// Seeds of one test, or as many as the environment asks for.
+pub(super) fn seeds() -> u64 {
+    number(COUNT).unwrap_or(SEEDS)
+}
+
 fn number(name: &str) -> Option<u64> {
     std::env::var(name).ok()?.parse().ok()
 }
@@ -81,7 +86,7 @@ pub(super) fn survive(name: &str, faults: &[Fault], effects: &[&str]) {
     }
     let mut all: BTreeMap<&'static str, u64> = BTreeMap::new();
     let mut failed = Vec::new();
-    for seed in 1..=number(COUNT).unwrap_or(SEEDS) {
+    for seed in 1..=seeds() {
         let run = run(seed, Lacking::Nothing, plan);
         for (name, count) in run.tally {
             *all.entry(name).or_default() += count;
