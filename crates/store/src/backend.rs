@@ -33,6 +33,9 @@ pub(crate) struct LogPage {
     pub(crate) trimmed: u64,
     /// What of the log may be missing, when somebody has accepted that.
     pub(crate) accepted: Option<Stored>,
+    /// The number that was asked for, 0 for none, and whether the log has it.
+    pub(crate) known: u64,
+    pub(crate) has_known: bool,
     /// Entries with their numbers, in order.
     pub(crate) entries: Vec<(u64, Vec<u8>)>,
     /// Devices whose withdrawal was announced a while ago and not logged since.
@@ -148,18 +151,26 @@ impl Backend {
         delegate!(self, backend => backend.settle(device))
     }
 
-    /// Appends to the log and settles the announcement. The same (device, version) gets the same number again.
+    /// Appends to the log, under a number above `above`, and settles the announcement. The same (device, version) gets the same number
+    /// again.
     pub(crate) async fn append(
         &self,
         device: DeviceId,
         device_version: u64,
         blob: Vec<u8>,
+        above: u64,
     ) -> Result<u64, StoreError> {
-        delegate!(self, backend => backend.append(device, device_version, blob))
+        delegate!(self, backend => backend.append(device, device_version, blob, above))
     }
 
-    pub(crate) async fn log_after(&self, after: u64, limit: usize) -> Result<LogPage, StoreError> {
-        delegate!(self, backend => backend.log_after(after, limit))
+    /// Entries after a number, and whether the log has the entry `known`.
+    pub(crate) async fn log_after(
+        &self,
+        after: u64,
+        limit: usize,
+        known: u64,
+    ) -> Result<LogPage, StoreError> {
+        delegate!(self, backend => backend.log_after(after, limit, known))
     }
 
     pub(crate) async fn report_applied(&self, pod: &str, position: u64) -> Result<(), StoreError> {

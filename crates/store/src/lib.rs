@@ -51,6 +51,7 @@ mod location;
 mod log_memory;
 mod places;
 mod pod;
+mod put_back;
 mod record;
 mod redis;
 mod registry;

@@ -51,7 +51,7 @@ pub struct Revocation {
 pub struct RevocationBatch {
     /// The entries, in order. More may follow.
     pub entries: Vec<Revocation>,
-    /// Go on from here.
+    /// Go on from here: behind what was asked for when the log was set back meanwhile.
     pub position: LogPosition,
     /// Entries after the position asked for were dropped from the log before they could be read: look up every device with
     /// a session. Never set when reading from the start.
@@ -78,10 +78,18 @@ impl Store {
     ///
     /// [`StoreError`].
     pub async fn revocations_after(&self, after: LogPosition) -> Result<RevocationBatch, StoreError> {
-        let page = self.backend.log_after(after.0, BATCH).await?;
+        let mut page = self.look_at_log(after.0, BATCH).await?;
         self.check_identity(page.identity.as_deref())?;
         let accepted = self.check_log(&page).await?;
-        match self.settle_doubts(accepted).await {
+        let after = match self.log.goes_on(after.0) {
+            on if on == after.0 => after,
+            earlier => {
+                page = self.look_at_log(earlier, BATCH).await?;
+                self.check_identity(page.identity.as_deref())?;
+                LogPosition(earlier)
+            }
+        };
+        match self.settle_doubts(&page, accepted).await {
             // No keys are given out; what is revoked meanwhile is heard all the same.
             Ok(()) | Err(StoreError::RolledBack) => {}
             Err(error) => return Err(error),
@@ -96,6 +104,7 @@ impl Store {
             distrusted: 0,
         };
         if batch.missed {
+            self.log.missed(page.trimmed);
             batch.position = LogPosition(page.trimmed);
         }
         for (number, blob) in page.entries {
@@ -197,7 +206,8 @@ impl Store {
             at: data.changed,
             device_version: data.version,
         };
-        let number = self.backend.append(data.id, data.version, entry.encode(&self.kek)).await?;
+        let number =
+            self.backend.append(data.id, data.version, entry.encode(&self.kek), self.log.highest()).await?;
         self.log.hear(number);
         Ok(LogPosition(number))
     }
@@ -278,7 +288,8 @@ impl RevocationWatch {
     async fn follow(&mut self) -> Result<RevocationBatch, StoreError> {
         loop {
             let batch = self.store.revocations_after(self.position).await?;
-            if batch.missed || batch.position > self.position {
+            // It goes back when the log was set back: what was put in its place is handed out from there.
+            if batch.missed || batch.position != self.position {
                 return Ok(batch);
             }
             self.pause = None;

@@ -102,12 +102,12 @@ impl Store {
     /// # Errors
     ///
     /// [`StoreError::Replaced`] when it was emptied or another one stands in its place, [`StoreError::RolledBack`] when its
-    /// revocation log ends before entries that are known: until that is put right no keys are given out. [`StoreError`] when it does not answer.
+    /// revocation log lacks entries that are known: until that is put right no keys are given out. [`StoreError`] when it does not answer.
     pub async fn check(&self) -> Result<(), StoreError> {
-        let page = self.backend.log_after(u64::MAX, 1).await?;
+        let page = self.look_at_log(u64::MAX, 1).await?;
         self.check_identity(page.identity.as_deref())?;
         let accepted = self.check_log(&page).await?;
-        self.settle_doubts(accepted).await
+        self.settle_doubts(&page, accepted).await
     }
 
     /// Writes the identity, and what was accepted of the log, anew, under the current key-encryption key. The last step before an older key is taken out: with
@@ -118,7 +118,7 @@ impl Store {
     /// [`StoreError::Replaced`] as [`Store::check`]; [`StoreError::Contended`] when somebody else does the same at this moment;
     /// [`StoreError`].
     pub async fn reseal_identity(&self) -> Result<(), StoreError> {
-        let page = self.backend.log_after(u64::MAX, 1).await?;
+        let page = self.look_at_log(u64::MAX, 1).await?;
         self.check_identity(page.identity.as_deref())?;
         self.reseal_acceptance(&page).await?;
         let old = page.identity.ok_or(StoreError::Replaced)?;

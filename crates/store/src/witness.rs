@@ -83,7 +83,7 @@ impl Store {
     /// [`StoreError::Replaced`] as [`Store::check`]; [`StoreError::Contended`] when somebody else does the same at this moment;
     /// [`StoreError`].
     pub async fn accept_log(&self, up_to: Option<LogPosition>) -> Result<LogPosition, StoreError> {
-        let page = self.backend.log_after(u64::MAX, 1).await?;
+        let page = self.look_at_log(u64::MAX, 1).await?;
         self.check_identity(page.identity.as_deref())?;
         let up_to = match up_to {
             Some(up_to) => up_to,
@@ -141,29 +141,24 @@ impl Store {
     }
 
     /// Looks whether what is missing was accepted, or is there after all.
-    pub(crate) async fn settle_doubts(&self, accepted: LogPosition) -> Result<(), StoreError> {
+    pub(crate) async fn settle_doubts(
+        &self,
+        page: &LogPage,
+        accepted: LogPosition,
+    ) -> Result<(), StoreError> {
         for doubt in self.log.doubts() {
-            if doubt.position <= accepted || self.log_has(doubt).await? {
+            let is_ours = doubt.store == self.identity.0;
+            if doubt.position <= accepted || (is_ours && self.log_has(page, doubt.position.0).await?) {
                 self.log.settle_doubt(doubt);
             } else if self.log.tell_doubt(doubt) {
                 self.count_distrusted();
                 tracing::error!(
                     missing = doubt.position.0,
-                    another_life = doubt.store != self.identity.0,
-                    "the store was rolled back or replaced while nobody looked: pods knew of a revocation that it does not have; no keys are given out: restore a newer copy, or revoke anew what must not connect and run `sluice store accept`"
+                    another_life = !is_ours,
+                    "the store was rolled back or replaced: a pod knew of a revocation that it does not have; no keys are given out until a pod that still knows it puts it back, or you restore a newer copy, or revoke anew what must not connect and run `sluice store accept`"
                 );
             }
         }
         if self.log.doubts().is_empty() { Ok(()) } else { Err(StoreError::RolledBack) }
-    }
-
-    /// Whether the log has this very entry, or had it and dropped it for newer ones.
-    async fn log_has(&self, witness: StoreWitness) -> Result<bool, StoreError> {
-        if witness.store != self.identity.0 {
-            return Ok(false);
-        }
-        let number = witness.position.0;
-        let page = self.backend.log_after(number.saturating_sub(1), 1).await?;
-        Ok(page.trimmed >= number || page.entries.first().is_some_and(|(first, _)| *first == number))
     }
 }

@@ -55,6 +55,7 @@ impl Local {
         device: DeviceId,
         version: u64,
         blob: Vec<u8>,
+        above: u64,
     ) -> Result<u64, StoreError> {
         let (number, grown) = self
             .write(Durability::Immediate, move |transaction| {
@@ -64,7 +65,7 @@ impl Local {
                 if let Some(number) = logged.get(request.as_slice())? {
                     return Ok((number.value(), false));
                 }
-                let number = next_version(head(transaction)?, now_millis());
+                let number = next_version(head(transaction)?.max(above), now_millis());
                 let mut log = transaction.open_table(LOG)?;
                 log.insert(number, (request.as_slice(), blob.as_slice()))?;
                 logged.insert(request.as_slice(), number)?;
@@ -84,7 +85,12 @@ impl Local {
         Ok(number)
     }
 
-    pub(crate) async fn log_after(&self, after: u64, limit: usize) -> Result<LogPage, StoreError> {
+    pub(crate) async fn log_after(
+        &self,
+        after: u64,
+        limit: usize,
+        known: u64,
+    ) -> Result<LogPage, StoreError> {
         self.read(move |transaction| {
             let (log, meta) = (transaction.open_table(LOG)?, transaction.open_table(META)?);
             let mut page = LogPage {
@@ -92,6 +98,8 @@ impl Local {
                 identity: meta.get(IDENTITY)?.map(|value| value.value().to_vec()),
                 trimmed: meta.get(TRIMMED)?.map_or(0, |value| number(value.value())),
                 accepted: meta.get(ACCEPTED)?.and_then(|value| accepted(value.value())),
+                known,
+                has_known: log.get(known)?.is_some(),
                 ..LogPage::default()
             };
             if let Some(first) = after.checked_add(1) {

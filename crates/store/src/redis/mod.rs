@@ -61,7 +61,8 @@ impl Scripts {
 }
 
 /// What `log_after.lua` answers.
-type LogFields = (Option<Vec<u8>>, u64, Vec<StreamEntry>, Vec<String>, u64, (Option<u64>, Option<Vec<u8>>));
+type LogFields =
+    (Option<Vec<u8>>, u64, Vec<StreamEntry>, Vec<String>, u64, (Option<u64>, Option<Vec<u8>>), bool);
 
 /// An entry of a stream as the server answers it: id, then fields and values in turn.
 type StreamEntry = (String, Vec<Vec<u8>>);
@@ -213,6 +214,7 @@ impl Redis {
         device: DeviceId,
         version: u64,
         blob: Vec<u8>,
+        above: u64,
     ) -> Result<u64, StoreError> {
         let mut invocation = self.scripts.append.key(self.keys.log(LogPart::Stream));
         invocation
@@ -222,11 +224,17 @@ impl Redis {
             .arg(device.to_string())
             .arg(format!("{device}:{version}"))
             .arg(blob)
-            .arg(LOG_ENTRIES);
+            .arg(LOG_ENTRIES)
+            .arg(above);
         self.script(&invocation).await
     }
 
-    pub(crate) async fn log_after(&self, after: u64, limit: usize) -> Result<LogPage, StoreError> {
+    pub(crate) async fn log_after(
+        &self,
+        after: u64,
+        limit: usize,
+        known: u64,
+    ) -> Result<LogPage, StoreError> {
         let mut invocation = self.scripts.log_after.key(self.keys.log(LogPart::Identity));
         invocation
             .key(self.keys.log(LogPart::Stream))
@@ -235,10 +243,11 @@ impl Redis {
             .key(self.keys.log(LogPart::Accepted))
             .arg(after.saturating_add(1))
             .arg(limit)
-            .arg(millis(PENDING_AFTER));
-        let (identity, trimmed, entries, pending, head, accepted): LogFields =
+            .arg(millis(PENDING_AFTER))
+            .arg(known);
+        let (identity, trimmed, entries, pending, head, accepted, has_known): LogFields =
             self.script(&invocation).await?;
-        let mut page = LogPage { identity, head, trimmed, ..LogPage::default() };
+        let mut page = LogPage { identity, head, trimmed, known, has_known, ..LogPage::default() };
         if let (Some(version), Some(blob)) = accepted {
             page.accepted = Some(Stored { version, blob });
         }

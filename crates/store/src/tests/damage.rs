@@ -240,7 +240,7 @@ async fn a_session_record_is_bound_to_its_device_name_and_epoch() {
 async fn a_log_entry_that_cannot_be_trusted_is_left_out_and_counted() {
     let store = memory().await;
     store.create_device(individual(1)).await.expect("created");
-    let before = store.backend.append(id(5), 1, b"nonsense".to_vec()).await.expect("appended");
+    let before = store.backend.append(id(5), 1, b"nonsense".to_vec(), 0).await.expect("appended");
     let position = store.revoke(id(1), &reason("")).await.expect("revoked");
     let batch = store.revocations_after(LogPosition::START).await.expect("a batch");
     assert_eq!((batch.distrusted, batch.entries.len(), batch.position), (1, 1, position));

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use super::cluster::pod_record;
 use super::{DEADLINE, id, individual, reason, ring};
+use crate::clock;
 use crate::record::{Identity, Stored};
 use crate::witness::Acceptance;
 use crate::{
@@ -84,6 +85,106 @@ async fn a_pod_of_another_life_of_the_store_is_no_witness() {
     before.in_front_of(store.backend.clone()).announce_pod(&living, DEADLINE).await.expect("announced");
     assert_eq!(store.pods().await.expect("an answer").len(), 1);
     store.check().await.expect("a new life starts from nothing");
+}
+
+#[tokio::test]
+async fn a_later_revocation_does_not_hide_that_an_earlier_one_was_lost() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let (store, position, old) = revoked_after_a_copy(folder.path()).await;
+    let mut watch = store.in_front_of(old.backend.clone()).watch_revocations(position);
+    store.revocations_after(LogPosition::START).await.expect("the entry is remembered");
+    // Before the pod looks again somebody revokes something else.
+    let later = old.newcomer().revoke(id(2), &reason("sold")).await.expect("revoked");
+    assert!(later > position);
+
+    let batch = watch.next().await.expect("put back, and read on");
+    let devices: Vec<_> = batch.entries.iter().map(|entry| entry.device).collect();
+    assert_eq!(devices, [id(2), id(1)]);
+    let newcomer = old.newcomer();
+    newcomer.revocations_after(LogPosition::START).await.expect("readable");
+    let keys = newcomer.handshake_keys(id(1)).await;
+    assert!(matches!(keys, Err(StoreError::Record { .. })), "its revocation is known again: {keys:?}");
+    assert_eq!(store.distrusted_values(), 1);
+}
+
+#[tokio::test]
+async fn a_later_revocation_does_not_hide_one_that_only_another_pod_knew() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let (store, position, old) = revoked_after_a_copy(folder.path()).await;
+    let pod = old.newcomer();
+    let later = old.newcomer().revoke(id(2), &reason("sold")).await.expect("revoked");
+    assert!(later > position);
+    pod.log.hear(position.0);
+    for round in 1..=2 {
+        pod.revocations_after(LogPosition::START).await.expect("what there is is heard");
+        assert!(matches!(pod.handshake_keys(id(1)).await, Err(StoreError::RolledBack)), "round {round}");
+    }
+    // The other pod is still there.
+    store.revocations_after(LogPosition::START).await.expect("the entry is remembered");
+    store.in_front_of(old.backend.clone()).check().await.expect("put back");
+    pod.revocations_after(later).await.expect("readable");
+    assert!(matches!(pod.handshake_keys(id(1)).await, Err(StoreError::Record { .. })), "revoked, as it was");
+}
+
+#[tokio::test]
+async fn a_server_whose_clock_is_behind_hides_nothing_from_those_who_had_read_on() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let (store, _, old) = revoked_after_a_copy(folder.path()).await;
+    // Of the time of the server that was lost: an hour ahead of the one that follows it.
+    let ahead = clock::now_millis() + 3_600_000;
+    store.create_device(individual(3)).await.expect("created");
+    store.log.found(ahead);
+    let position = store.revoke(id(3), &reason("lost")).await.expect("revoked");
+    assert!(position.0 > ahead);
+    let both = store.revocations_after(LogPosition::START).await.expect("readable");
+    assert_eq!(both.position, position);
+    let low = old.newcomer().revoke(id(2), &reason("sold")).await.expect("revoked");
+    assert!(low < position);
+
+    // Asked by somebody else, who does not read: the watch goes on from where both logs are the same all the same.
+    let pod = store.in_front_of(old.backend.clone());
+    pod.check().await.expect("put back");
+    let batch = pod.revocations_after(position).await.expect("read on");
+    let devices: Vec<_> = batch.entries.iter().map(|entry| entry.device).collect();
+    assert_eq!(devices, [id(2), id(1), id(3)]);
+    assert!(batch.entries[1].position > position, "another pod that had read on hears it, too");
+    let again = pod.revocations_after(batch.position).await.expect("readable");
+    assert_eq!((again.entries.len(), again.position), (0, batch.position), "once");
+}
+
+#[tokio::test]
+async fn a_log_that_lost_more_than_is_remembered_is_put_back_as_far_as_it_is_and_not_trusted() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let (store, position, old) = revoked_after_a_copy(folder.path()).await;
+    let pod = store.newcomer();
+    pod.log.missed(position.0);
+    let second = store.revoke(id(2), &reason("sold")).await.expect("revoked");
+    assert_eq!(pod.revocations_after(position).await.expect("readable").entries.len(), 1);
+
+    let pod = pod.in_front_of(old.backend.clone());
+    let mut after = second;
+    for round in 1..=2 {
+        let batch = pod.revocations_after(after).await.expect("what there is is heard");
+        assert_eq!(batch.entries.len(), usize::from(round == 1), "round {round}");
+        after = batch.position;
+        assert!(matches!(pod.handshake_keys(id(1)).await, Err(StoreError::RolledBack)), "round {round}");
+    }
+    assert_eq!(old.revocations_after(LogPosition::START).await.expect("readable").entries.len(), 1);
+    old.newcomer().accept_log(None).await.expect("accepted");
+    pod.check().await.expect("accepted");
+    assert!(matches!(pod.handshake_keys(id(1)).await, Ok(KeyLookup::Known(_))), "as was accepted");
+    assert!(matches!(pod.handshake_keys(id(2)).await, Err(StoreError::Record { .. })));
+}
+
+#[tokio::test]
+async fn what_an_operator_accepted_is_not_put_back() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let (store, _, old) = revoked_after_a_copy(folder.path()).await;
+    store.revocations_after(LogPosition::START).await.expect("the entry is remembered");
+    old.newcomer().accept_log(None).await.expect("accepted");
+    let pod = store.in_front_of(old.backend.clone());
+    pod.check().await.expect("accepted");
+    assert_eq!(old.revocations_after(LogPosition::START).await.expect("readable").entries, []);
 }
 
 /// As [`revoked_after_a_copy`], seen by a process that starts when no other runs, and what the others left outside.

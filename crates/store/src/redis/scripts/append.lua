@@ -4,6 +4,7 @@
 -- KEYS[3]  logged: hash of request -> number
 -- KEYS[4]  announced: sorted set of device -> time, ms
 -- ARGV[1]  device    ARGV[2] request    ARGV[3] entry    ARGV[4] most entries to keep
+-- ARGV[5]  number known to have been given, 0 for none
 -- Result   the entry's number, decimal
 -- Invariant: numbers grow, also when the log was lost (they start from the clock); one request has one number while its
 -- entry is kept. No TTL: the log is bounded by ARGV[4], the others by it.
@@ -15,7 +16,7 @@ end
 local time = redis.call('TIME')
 local now = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
 local last = tonumber(redis.call('HGET', KEYS[2], 'last') or '0')
-local number = string.format('%.0f', math.max(last + 1, now))
+local number = string.format('%.0f', math.max(last + 1, tonumber(ARGV[5]) + 1, now))
 redis.call('XADD', KEYS[1], number .. '-0', 'r', ARGV[2], 'b', ARGV[3])
 redis.call('HSET', KEYS[2], 'last', number)
 redis.call('HSET', KEYS[3], ARGV[2], number)

@@ -3,8 +3,9 @@
 -- KEYS[2]  log    KEYS[3] head    KEYS[4] announced    (as in append.lua)
 -- KEYS[5]  accepted: hash with v (version) and b (authenticated record)
 -- ARGV[1]  first number wanted    ARGV[2] most entries    ARGV[3] age in ms from which an announcement is overdue
+-- ARGV[4]  number of an entry to look for
 -- Result   identity or nil, highest number dropped, entries as of XRANGE, up to 64 overdue devices, highest number given,
---          version and record of what was accepted, nil each
+--          version and record of what was accepted, nil each, whether the entry looked for is there
 -- Invariant: reads only, all of one moment.
 local time = redis.call('TIME')
 local now = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
@@ -21,4 +22,5 @@ return {
   redis.call('ZRANGEBYSCORE', KEYS[4], '-inf', overdue, 'LIMIT', 0, 64),
   string.format('%.0f', head),
   redis.call('HMGET', KEYS[5], 'v', 'b'),
+  #redis.call('XRANGE', KEYS[2], ARGV[4], ARGV[4], 'COUNT', 1),
 }

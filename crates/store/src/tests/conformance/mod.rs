@@ -58,6 +58,7 @@ suite! {
     short_key_is_taken_only_by_permission_and_until_the_deadline,
     watch_hears_a_revocation_at_once,
     watch_goes_on_where_it_was_told,
+    log_tells_whether_it_has_an_entry_and_numbers_go_on_above_a_known_one,
     announced_revocation_is_finished_by_a_watcher,
     announcement_without_a_revocation_is_dropped,
     pods_report_how_far_they_are,

@@ -292,6 +292,23 @@ pub(crate) async fn watch_goes_on_where_it_was_told(store: Store) {
     assert_eq!((devices, watch.position()), (vec![id(4), id(5)], positions[4]));
 }
 
+pub(crate) async fn log_tells_whether_it_has_an_entry_and_numbers_go_on_above_a_known_one(store: Store) {
+    let one = store.backend.append(id(1), 1, b"one".to_vec(), 0).await.expect("appended");
+    let two = store.backend.append(id(2), 1, b"two".to_vec(), one + 3_600_000).await.expect("appended");
+    assert!(two > one + 3_600_000, "{one}, {two}");
+    assert_eq!(
+        store.backend.append(id(2), 1, b"two".to_vec(), u64::from(u32::MAX)).await.expect("known"),
+        two
+    );
+    let three = store.backend.append(id(3), 1, b"three".to_vec(), 0).await.expect("appended");
+    assert_eq!(three, two + 1);
+    for (number, there) in [(one, true), (two, true), (one - 1, false), (one + 1, false), (0, false)] {
+        let page = store.backend.log_after(two, 1, number).await.expect("a page");
+        assert_eq!((page.known, page.has_known), (number, there));
+        assert_eq!(page.entries, [(three, b"three".to_vec())]);
+    }
+}
+
 pub(crate) async fn announced_revocation_is_finished_by_a_watcher(store: Store) {
     store.create_device(individual(1)).await.expect("created");
     // What a caller leaves behind who dies between the record and the log.
@@ -310,11 +327,11 @@ pub(crate) async fn announcement_without_a_revocation_is_dropped(store: Store) {
     store.create_device(individual(1)).await.expect("created");
     store.backend.announce(id(1)).await.expect("announced");
     eventually("the announcement is overdue", || async {
-        !store.backend.log_after(0, 1).await.expect("a page").pending.is_empty()
+        !store.backend.log_after(0, 1, 0).await.expect("a page").pending.is_empty()
     })
     .await;
     assert_eq!(store.revocations_after(LogPosition::START).await.expect("an answer").entries, []);
-    assert!(store.backend.log_after(0, 1).await.expect("a page").pending.is_empty());
+    assert!(store.backend.log_after(0, 1, 0).await.expect("a page").pending.is_empty());
     assert_eq!(keys(&store, id(1)).await, [psk(1)]);
 }
 
