@@ -5,6 +5,8 @@ use std::cell::RefCell;
 use usmp::Secret;
 use usmp::crypto::{LowOrderPoint, OpenError, Provider, RustCrypto};
 
+use crate::delegate_to;
+
 thread_local! {
     static PLANTED: RefCell<[u8; 64]> = const { RefCell::new([0; 64]) };
 }
@@ -27,35 +29,7 @@ impl PlantedKeys {
 impl Provider for PlantedKeys {
     type KeyPair = <RustCrypto as Provider>::KeyPair;
 
-    fn key_pair(private: &Secret<32>) -> Self::KeyPair {
-        RustCrypto::key_pair(private)
-    }
-
-    fn public_key(pair: &Self::KeyPair) -> [u8; 32] {
-        RustCrypto::public_key(pair)
-    }
-
-    fn agree(pair: &Self::KeyPair, public: &[u8; 32]) -> Result<Secret<32>, LowOrderPoint> {
-        RustCrypto::agree(pair, public)
-    }
-
-    fn seal(key: &Secret<32>, nonce: &[u8; 12], aad: &[u8], in_out: &mut [u8]) -> [u8; 16] {
-        RustCrypto::seal(key, nonce, aad, in_out)
-    }
-
-    fn open(
-        key: &Secret<32>,
-        nonce: &[u8; 12],
-        aad: &[u8],
-        in_out: &mut [u8],
-        tag: &[u8; 16],
-    ) -> Result<(), OpenError> {
-        RustCrypto::open(key, nonce, aad, in_out, tag)
-    }
-
-    fn hmac_sha256(key: &[u8], parts: &[&[u8]]) -> [u8; 32] {
-        RustCrypto::hmac_sha256(key, parts)
-    }
+    delegate_to!(RustCrypto: key_pair public_key agree seal open hmac_sha256);
 
     fn hkdf_sha256(salt: &[u8], ikm: &[u8], info: &[&[u8]], out: &mut [u8]) {
         if info.first() == Some(&&b"usmp-v2"[..]) {

@@ -5,6 +5,7 @@
 #![warn(missing_docs)]
 
 pub mod crypto;
+mod delegate;
 pub mod fuzzing;
 pub mod journal;
 pub mod link;

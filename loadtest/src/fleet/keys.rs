@@ -6,7 +6,8 @@
 use std::cell::RefCell;
 
 use usmp::Secret;
-use usmp::crypto::{AwsLc, LowOrderPoint, OpenError, Provider};
+use usmp::crypto::{AwsLc, LowOrderPoint, Provider};
+use usmp_testkit::delegate_to;
 
 /// AWS-LC with the next of the key pairs that this thread has made before, or a new one when none is left. The private key that is
 /// asked for does not count: each pair is as random as another, and used once.
@@ -51,27 +52,7 @@ impl Provider for Prepared {
         AwsLc::agree(&pair.pair, public)
     }
 
-    fn seal(key: &Secret<32>, nonce: &[u8; 12], aad: &[u8], in_out: &mut [u8]) -> [u8; 16] {
-        AwsLc::seal(key, nonce, aad, in_out)
-    }
-
-    fn open(
-        key: &Secret<32>,
-        nonce: &[u8; 12],
-        aad: &[u8],
-        in_out: &mut [u8],
-        tag: &[u8; 16],
-    ) -> Result<(), OpenError> {
-        AwsLc::open(key, nonce, aad, in_out, tag)
-    }
-
-    fn hmac_sha256(key: &[u8], parts: &[&[u8]]) -> [u8; 32] {
-        AwsLc::hmac_sha256(key, parts)
-    }
-
-    fn hkdf_sha256(salt: &[u8], ikm: &[u8], info: &[&[u8]], out: &mut [u8]) {
-        AwsLc::hkdf_sha256(salt, ikm, info, out);
-    }
+    delegate_to!(AwsLc: seal open hmac_sha256 hkdf_sha256);
 }
 
 #[cfg(test)]

@@ -4,7 +4,8 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 
 use usmp::Secret;
-use usmp::crypto::{AwsLc, LowOrderPoint, OpenError, Provider};
+use usmp::crypto::{AwsLc, Provider};
+use usmp_testkit::delegate_to;
 
 type Sealed = HashMap<([u8; 32], [u8; 12]), Vec<u8>>;
 
@@ -34,17 +35,7 @@ pub(super) struct Watched;
 impl Provider for Watched {
     type KeyPair = <AwsLc as Provider>::KeyPair;
 
-    fn key_pair(private: &Secret<32>) -> Self::KeyPair {
-        AwsLc::key_pair(private)
-    }
-
-    fn public_key(pair: &Self::KeyPair) -> [u8; 32] {
-        AwsLc::public_key(pair)
-    }
-
-    fn agree(pair: &Self::KeyPair, public: &[u8; 32]) -> Result<Secret<32>, LowOrderPoint> {
-        AwsLc::agree(pair, public)
-    }
+    delegate_to!(AwsLc: key_pair public_key agree open hmac_sha256 hkdf_sha256);
 
     fn seal(key: &Secret<32>, nonce: &[u8; 12], aad: &[u8], in_out: &mut [u8]) -> [u8; 16] {
         let said = [aad, in_out].concat();
@@ -56,23 +47,5 @@ impl Provider for Watched {
             }
         });
         AwsLc::seal(key, nonce, aad, in_out)
-    }
-
-    fn open(
-        key: &Secret<32>,
-        nonce: &[u8; 12],
-        aad: &[u8],
-        in_out: &mut [u8],
-        tag: &[u8; 16],
-    ) -> Result<(), OpenError> {
-        AwsLc::open(key, nonce, aad, in_out, tag)
-    }
-
-    fn hmac_sha256(key: &[u8], parts: &[&[u8]]) -> [u8; 32] {
-        AwsLc::hmac_sha256(key, parts)
-    }
-
-    fn hkdf_sha256(salt: &[u8], ikm: &[u8], info: &[&[u8]], out: &mut [u8]) {
-        AwsLc::hkdf_sha256(salt, ikm, info, out);
     }
 }
