@@ -14,7 +14,8 @@ use std::time::Duration;
 use sluice_bus::Topic;
 use sluice_tests::chaos::{Cluster, ClusterOptions, DeviceLog, Fleet, Verdict, size_of};
 use sluice_tests::{
-    Device, EdgeOptions, Pending, Recovery, Sdk, StreamPlan, Streamed, Transport, payload, wait_for,
+    Credentials, Device, EdgeOptions, Pending, Recovery, Sdk, StreamPlan, Streamed, Transport, payload,
+    wait_for,
 };
 
 const DEVICES: usize = 20;
@@ -215,6 +216,23 @@ fn send_until_acknowledged(client: &Device<'_>, next: &mut u32, acked: &mut Vec<
     .unwrap();
 }
 
+/// The pod that the only device's flow goes to.
+fn only_flow(cluster: &Cluster) -> usize {
+    let flows = cluster.balancer().flows();
+    let [flow] = flows[..] else { panic!("one device has one flow: {flows:?}") };
+    cluster.running().into_iter().find(|&pod| cluster.pod(pod).address() == flow).unwrap()
+}
+
+/// No closed port was told to the only device, and what was acknowledged to it is committed, in one session.
+fn nothing_was_told_and_all_is_kept(what: &str, cluster: &Cluster, device: &Credentials, acked: Vec<u32>) {
+    let counts = cluster.balancer().counts();
+    assert_eq!(counts.unreachable, 0, "a closed port was told: {counts:?}");
+    let log = DeviceLog { acked, sessions: 1, ..DeviceLog::new(device.id, 0) };
+    let verdict = Verdict::new(&[log], &cluster.world().committed(Topic::Telemetry).unwrap());
+    eprintln!("{what}: {verdict}, {counts:?}");
+    assert!(verdict.is_kept(), "{verdict}");
+}
+
 /// Kills the worker of the pod that the client talks to, and waits until a datagram has reached the pod since. There may be no other: the
 /// next worker reads it from the socket, and can be there before the client sends it again.
 fn kill_under(cluster: &mut Cluster, client: &Device<'_>, message: u32) -> (usize, Pending) {
@@ -222,9 +240,7 @@ fn kill_under(cluster: &mut Cluster, client: &Device<'_>, message: u32) -> (usiz
         let counts = cluster.balancer().counts();
         counts.backends.get(&cluster.pod(pod).address()).map_or(0, |backend| backend.up)
     };
-    let flow = cluster.balancer().flows();
-    let [victim] = flow[..] else { panic!("one device has one flow: {flow:?}") };
-    let victim = cluster.running().into_iter().find(|&pod| cluster.pod(pod).address() == victim).unwrap();
+    let victim = only_flow(cluster);
     cluster.kill_worker(victim).unwrap();
     let before = up(cluster, victim);
     let sending = client.start_send(&payload(message, size_of(0)), PROGRESS).unwrap();
@@ -260,12 +276,7 @@ fn an_official_client_keeps_its_session_when_workers_are_killed_and_icmp_is_pass
         cluster.print_moves().unwrap();
     }
 
-    let counts = cluster.balancer().counts();
-    assert_eq!(counts.unreachable, 0, "a closed port was told: {counts:?}");
-    let log = DeviceLog { acked, sessions: 1, ..DeviceLog::new(device.id, 0) };
-    let verdict = Verdict::new(&[log], &cluster.world().committed(Topic::Telemetry).unwrap());
-    eprintln!("workers killed: {verdict}, {counts:?}");
-    assert!(verdict.is_kept(), "{verdict}");
+    nothing_was_told_and_all_is_kept("workers killed", &cluster, &device, acked);
 }
 
 #[test]
@@ -282,8 +293,7 @@ fn an_official_client_keeps_its_session_when_a_worker_hangs_and_icmp_is_passed_o
     let mut acked = Vec::new();
     send_until_acknowledged(&client, &mut next, &mut acked);
 
-    let flow = cluster.balancer().flows();
-    let victim = cluster.running().into_iter().find(|&pod| cluster.pod(pod).address() == flow[0]).unwrap();
+    let victim = only_flow(&cluster);
     cluster.pod(victim).hang_worker().unwrap();
     // The balancer notices nothing: what is sent meanwhile waits in the socket that the parent has kept.
     acked.extend(send_on(&client, next..next + 1));
@@ -296,12 +306,7 @@ fn an_official_client_keeps_its_session_when_a_worker_hangs_and_icmp_is_passed_o
     cluster.pod(victim).wait_ready_again().unwrap();
     send_until_acknowledged(&client, &mut next, &mut acked);
 
-    let counts = cluster.balancer().counts();
-    assert_eq!(counts.unreachable, 0, "a closed port was told: {counts:?}");
-    let log = DeviceLog { acked, sessions: 1, ..DeviceLog::new(device.id, 0) };
-    let verdict = Verdict::new(&[log], &cluster.world().committed(Topic::Telemetry).unwrap());
-    eprintln!("a worker hung: {verdict}, {counts:?}");
-    assert!(verdict.is_kept(), "{verdict}");
+    nothing_was_told_and_all_is_kept("a worker hung", &cluster, &device, acked);
 }
 
 #[test]
@@ -317,8 +322,7 @@ fn without_a_parent_an_official_client_loses_its_session_to_icmp() {
     let first = DeviceLog::first_message(0) + 1;
     assert_eq!(send_on(&client, first..first + 1), [first]);
 
-    let flow = cluster.balancer().flows();
-    let victim = cluster.running().into_iter().find(|&pod| cluster.pod(pod).address() == flow[0]).unwrap();
+    let victim = only_flow(&cluster);
     cluster.kill_worker(victim).unwrap();
     assert!(send_on(&client, first + 1..first + 3).is_empty(), "nobody told the client");
     assert!(cluster.balancer().counts().unreachable > 0, "{:?}", cluster.balancer().counts());
