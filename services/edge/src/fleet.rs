@@ -5,6 +5,7 @@
 mod across;
 mod directory;
 mod holds;
+mod sweep;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -21,6 +22,7 @@ pub(crate) use self::across::Across;
 use self::across::Holder;
 use self::directory::Directory;
 pub(crate) use self::holds::Bounds;
+use self::sweep::Sweep;
 use crate::clock::Clock;
 use crate::link::{Command, SendError, SessionRef, ShardLink, ToFleet, ToShard};
 
@@ -61,6 +63,7 @@ pub(crate) struct Fleet {
     answers: mpsc::Sender<Answer>,
     answered: mpsc::Receiver<Answer>,
     tasks: TaskTracker,
+    sweep: Sweep,
     /// Where devices may have sessions at other pods.
     across: Option<Across>,
 }
@@ -89,6 +92,7 @@ impl Fleet {
             answers,
             answered,
             tasks,
+            sweep: Sweep::default(),
             across,
         }
     }
@@ -106,7 +110,10 @@ impl Fleet {
             // What is rare first; what others can make many of last.
             tokio::select! {
                 biased;
-                _ = each.tick(), if self.across.is_some() => self.renew_some(),
+                _ = each.tick() => {
+                    self.renew_some();
+                    self.sweep_on();
+                }
                 Some(batch) = revocations.recv() => self.apply(batch).await,
                 Some(answer) = self.answered.recv() => self.answer(answer).await,
                 message = from_shards.recv() => match message {
@@ -125,8 +132,13 @@ impl Fleet {
                 self.count_opened(session, device);
             }
             ToFleet::Established { session, device } => self.established(session, device),
-            ToFleet::Resumed { session, device, id, established, epoch } => {
-                self.resumed(session, device, (id, epoch), established).await;
+            ToFleet::Resumed { session, device, id, may_connect: false, .. } => {
+                self.directory.born(session, device, id);
+                self.close(session, CloseReason::Revoked).await;
+            }
+            ToFleet::Resumed { session, device, id, established, epoch, looked_up, .. } => {
+                self.born(session, device, id, looked_up).await;
+                self.resumed(session, device, epoch, established).await;
             }
             ToFleet::Parted { session, device, mark } => {
                 self.directory.parted(session, device, mark);
@@ -177,13 +189,9 @@ impl Fleet {
         &mut self,
         session: SessionRef,
         device: DeviceId,
-        (id, epoch): (SessionId, DeviceEpoch),
+        epoch: DeviceEpoch,
         established: bool,
     ) {
-        // Its keys were looked up once, at another pod: every revocation that is remembered came later, as far as we know, and
-        // the store knows of the others.
-        self.born(session, device, id, Instant::ZERO).await;
-        self.check_again(device);
         let ends = self.directory.resumed(session, device, epoch);
         if let Some(ends) = ends {
             self.close(ends, CloseReason::TakenOver).await;
@@ -234,12 +242,14 @@ impl Fleet {
             Answer::Holder { device, session, holder } => self.found_holder(device, session, holder).await,
             Answer::OverRate { device, session, over } => self.counted(device, session, over).await,
             Answer::Quarantined { device, held } => self.quarantined(device, held).await,
-            Answer::MayConnect { device, answer } => match answer {
-                Ok(KeyLookup::Known(_)) => {}
-                Ok(_) => self.close_all(device, CloseReason::Revoked).await,
+            Answer::MayConnect { device, answer } => {
                 // Not known is not revoked: live sessions go on while the store is away.
-                Err(error) => tracing::warn!(%error, "a device with a session could not be looked up again"),
-            },
+                let is_known = answer.is_ok();
+                if answer.is_ok_and(|found| !matches!(found, KeyLookup::Known(_))) {
+                    self.close_all(device, CloseReason::Revoked).await;
+                }
+                self.looked_at(device, is_known);
+            }
         }
     }
 
@@ -264,17 +274,9 @@ impl Fleet {
         }
         if batch.missed || batch.distrusted > 0 {
             self.forgotten_before = now;
-            let devices: Vec<_> = self.directory.devices().collect();
-            for device in devices {
-                self.check_again(device);
-            }
+            self.check_all();
         }
         self.applied.send_replace(batch.position);
-    }
-
-    fn check_again(&self, device: DeviceId) {
-        let store = self.store.clone();
-        self.ask(async move { Answer::MayConnect { device, answer: store.handshake_keys(device).await } });
     }
 
     async fn close_all(&self, device: DeviceId, reason: CloseReason) {

@@ -94,7 +94,12 @@ pub(crate) struct AdoptedSlot {
 /// The answer of the store about a session.
 #[derive(Debug)]
 pub(crate) enum Found {
-    Record(Box<SessionRecord>),
+    Record {
+        record: Box<SessionRecord>,
+        /// Whether the device may connect, as the registry said after `looked_up`.
+        may_connect: bool,
+        looked_up: Instant,
+    },
     /// None, or one that is not to be trusted: nobody has the session's keys.
     Nothing,
     NoAnswer,
@@ -135,8 +140,16 @@ pub(crate) enum ToFleet {
     Established { session: SessionRef, device: DeviceId },
     /// No message of it is handed over any more. What was lies in the groups of its writer up to `mark`; 0 when all of it is settled.
     Parted { session: SessionRef, device: DeviceId, mark: u64 },
-    /// This pod goes on with a session that another one had.
-    Resumed { session: SessionRef, device: DeviceId, id: SessionId, established: bool, epoch: DeviceEpoch },
+    /// This pod goes on with a session that another one had, if its device `may_connect`, by a look-up after `looked_up`.
+    Resumed {
+        session: SessionRef,
+        device: DeviceId,
+        id: SessionId,
+        established: bool,
+        epoch: DeviceEpoch,
+        may_connect: bool,
+        looked_up: Instant,
+    },
     /// It is over here; elsewhere it goes on if its slot `moved`.
     Ended { session: SessionRef, device: DeviceId, moved: bool },
     /// The groups of a writer up to this one are settled. Told while somebody may wait for it.

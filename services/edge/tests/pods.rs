@@ -14,7 +14,7 @@ use common::{PSK, eventually, id, registered};
 use sluice_bus::{Start, Tail};
 use sluice_edge::config::{EdgeConfig, Quarantine};
 use sluice_edge::{Count, Edge};
-use sluice_store::{HoldReason, LogPosition, PodRecord, RevocationOutcome};
+use sluice_store::{DeviceState, HoldReason, LogPosition, PodRecord, RevocationOutcome};
 use sluice_types::{PodId, Timestamp};
 use usmp::wire::{Challenge, Frame, FrameType};
 
@@ -60,29 +60,79 @@ fn a_device_that_comes_to_another_pod_ends_its_older_session_there() {
     }
 }
 
-#[test]
-fn a_session_over_udp_goes_on_from_a_snapshot_and_ends_asleep_when_its_device_comes_anew() {
-    let pods = Pods::new();
-    let (first, second) = pods.two();
+/// A device whose pod leaves after its first message, and the pod that has its session, which says nothing.
+fn asleep(pods: &Pods, (first, second): (Edge, Edge), leave: impl FnOnce(Edge)) -> (UdpDevice, Edge) {
     let udp = |pod: &Edge| pod.handle().addresses().udp.expect("listening");
     let mut device = UdpDevice::connect(udp(&first), id(1), &PSK);
     let seq = device.transmit(FrameType::Data, b"one");
     assert!(device.is_acknowledged(FrameType::Data, seq, PATIENCE));
     eventually("its slot has a snapshot", || !pods.snapshots().is_empty());
-
-    // The one pod dies; the other one has the session, which says nothing.
-    drop(first);
-    eventually("the slots of the dead pod are served", || {
+    leave(first);
+    eventually("its slots are served", || {
         second.handle().count(Count::SlotsAdopted) - second.handle().count(Count::SlotsLeft)
             == u64::from(SLOTS)
     });
     assert_eq!(second.handle().count(Count::SnapshotsDiscarded), 0);
+    device.socket.connect(udp(&second)).expect("loopback");
+    (device, second)
+}
+
+#[test]
+fn a_session_over_udp_goes_on_from_a_snapshot_and_ends_asleep_when_its_device_comes_anew() {
+    let pods = Pods::new();
+    let (_device, second) = asleep(&pods, pods.two(), drop);
     assert_eq!(second.handle().count(Count::SessionsOrphaned), 0);
 
     let mut new = TcpDevice::connect(second.handle().addresses().tcp.expect("listening"), id(1), &PSK);
     new.send(b"two");
     eventually("the sleeping session is over", || second.handle().count(Count::SessionsReplacedAsleep) == 1);
     let _device_is_told = pods.runtime.block_on(second.drain());
+}
+
+#[test]
+fn a_device_that_was_revoked_while_its_session_slept_is_told_so_and_nothing_of_it_is_taken() {
+    let pods = Pods::new();
+    let (mut device, second) = asleep(&pods, pods.two(), |first| pods.drain([first]));
+    assert_eq!(pods.listed().len(), 1, "who has ended is off the list");
+    let store = &pods.deps.store;
+    let reason = "stolen".parse().expect("a reason");
+    let position = pods.runtime.block_on(store.revoke(registered(id(1)), &reason)).expect("revoked");
+    let outcome = pods.runtime.block_on(store.revocation_complete(position, PATIENCE));
+    assert_eq!(outcome.expect("a store in memory"), RevocationOutcome::Completed);
+
+    let seq = device.transmit(FrameType::Data, b"two");
+    device.is_told_to_go();
+    let _device_is_told = pods.runtime.block_on(second.drain());
+    assert!(!device.is_acknowledged(FrameType::Data, seq, Duration::from_millis(100)));
+    let tail = Tail::open(&pods.deps.bus, "sluice.telemetry", Start::Beginning).expect("a consumer");
+    let mut payloads = Vec::new();
+    while let Some(record) = tail.next(Duration::from_secs(1)).expect("a readable topic") {
+        payloads.push(record.payload);
+    }
+    assert_eq!(payloads, [b"one"], "what was there before the revocation, and no more");
+}
+
+#[test]
+fn a_device_that_was_suspended_once_keeps_its_session_when_its_pod_dies() {
+    let pods = Pods::new();
+    let both = pods.two();
+    let store = &pods.deps.store;
+    let (device, reason) = (registered(id(1)), "lent out".parse().expect("a reason"));
+    let set = |state| pods.runtime.block_on(store.set_state(device, state, &reason)).expect("a change");
+    set(DeviceState::Suspended);
+    let log = pods.runtime.block_on(store.revocations_after(LogPosition::START)).expect("readable");
+    let outcome = pods.runtime.block_on(store.revocation_complete(log.position, PATIENCE));
+    assert_eq!(outcome.expect("a store in memory"), RevocationOutcome::Completed);
+    set(DeviceState::Active);
+
+    let (mut device, second) = asleep(&pods, both, drop);
+    let seq = device.transmit(FrameType::Data, b"two");
+    assert!(device.is_acknowledged(FrameType::Data, seq, PATIENCE));
+    let seq = device.transmit(FrameType::Data, b"three");
+    assert!(device.is_acknowledged(FrameType::Data, seq, PATIENCE));
+    assert_eq!(second.handle().count(Count::SessionsResumed), 1);
+    assert_eq!(second.handle().count(Count::SessionsClosedUdp), 0);
+    pods.drain([second]);
 }
 
 /// So many wrong proofs at once that the wait is the longest one.

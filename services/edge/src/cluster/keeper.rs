@@ -6,13 +6,13 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use sluice_bus::{SessionState, Snapshot};
-use sluice_store::{LastRekey, SecretKey, SessionKeys, SessionRecord, Store, StoreError};
+use sluice_store::{KeyLookup, LastRekey, SecretKey, SessionKeys, SessionRecord, Store, StoreError};
 use sluice_types::{DeviceId, SessionId, Timestamp};
 use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
-use usmp::Secret;
 use usmp::server::SessionSecrets;
+use usmp::{Instant, Secret};
 
 use crate::link::{Found, Kept, ShardLink, ToShard};
 
@@ -69,8 +69,9 @@ impl Keeper {
         rewritten_within(self.pool.ttl, self.pool.store.cluster_keys().keep)
     }
 
-    /// Asks for a session's record; the answer comes as [`ToShard::SessionFound`]. `false` when too many questions wait.
-    pub(crate) fn find(&self, state: &SessionState) -> bool {
+    /// Asks for a session's record, and whether its device may still connect; the answer comes as [`ToShard::SessionFound`]. `false` when
+    /// too many questions wait.
+    pub(crate) fn find(&self, now: Instant, state: &SessionState) -> bool {
         let (device, session) = (DeviceId::from_bytes(state.device), SessionId::from_bytes(state.session));
         // Written before the epoch is in the ledger, so an older one is of a store that forgot.
         let at_least = state.epoch;
@@ -79,7 +80,14 @@ impl Keeper {
                 .call(|store| async move { store.session(device, session, at_least).await })
                 .await
             {
-                Ok(Some(record)) => Found::Record(Box::new(record)),
+                Ok(Some(record)) => {
+                    match pool.call(|store| async move { may_connect(&store, device).await }).await {
+                        Ok(may_connect) => {
+                            Found::Record { record: Box::new(record), may_connect, looked_up: now }
+                        }
+                        Err(_) => Found::NoAnswer,
+                    }
+                }
                 Ok(None) | Err(StoreError::Record { .. }) => Found::Nothing,
                 Err(_) => Found::NoAnswer,
             };
@@ -156,6 +164,16 @@ impl Keeper {
             &self.pool.runtime,
         );
         true
+    }
+}
+
+/// Whether a session of this device may go on. One that sleeps is in no directory: a revocation has found nothing to close.
+async fn may_connect(store: &Store, device: DeviceId) -> Result<bool, StoreError> {
+    match store.handshake_keys(device).await {
+        Ok(found) => Ok(matches!(found, KeyLookup::Known(_))),
+        // Of a store that is known to have forgotten something nothing is asked; sessions live on, as those do that are awake.
+        Err(StoreError::RolledBack | StoreError::Replaced) => Ok(true),
+        Err(error) => Err(error),
     }
 }
 

@@ -341,6 +341,11 @@ impl Directory {
         self.entries(device).iter().map(|entry| entry.session).collect()
     }
 
+    /// Whether a device has any.
+    pub(super) fn has(&self, device: DeviceId) -> bool {
+        self.devices.contains_key(&device)
+    }
+
     pub(super) fn devices(&self) -> impl Iterator<Item = DeviceId> {
         self.devices.keys().copied()
     }

@@ -166,7 +166,7 @@ impl<P: Provider> UdpSessions<P> {
             Woken::Unknown => core.counts.one(Count::DroppedUnknownSession),
             Woken::Replaced => core.counts.one(Count::DroppedWaking),
             Woken::Ask(state) => {
-                if !core.keeper.as_ref().is_some_and(|keeper| keeper.find(&state)) {
+                if !core.keeper.as_ref().is_some_and(|keeper| keeper.find(core.now, &state)) {
                     self.dormant.sleep_on(prefix);
                     core.counts.one(Count::DroppedWaking);
                 }
@@ -185,13 +185,13 @@ impl<P: Provider> UdpSessions<P> {
     ) {
         let prefix = session.prefix();
         let slot = slot_in(prefix);
-        let record = match found {
+        let found = match found {
             Found::NoAnswer => {
                 core.counts.one(Count::KeyLookupsFailed);
                 return self.dormant.sleep_on(prefix);
             }
             Found::Nothing => None,
-            Found::Record(record) => Some(record),
+            Found::Record { record, may_connect, looked_up } => Some((record, may_connect, looked_up)),
         };
         // A slot that is leaving takes its sleepers along; the next owner asks again.
         let Some(generation) =
@@ -204,9 +204,11 @@ impl<P: Provider> UdpSessions<P> {
             return;
         }
         let Some((state, held)) = self.dormant.take(*session.as_bytes()) else { return };
-        let secrets = record.as_ref().and_then(|record| from_the_store(record, state.epoch));
+        let secrets = found.as_ref().and_then(|(record, ..)| from_the_store(record, state.epoch));
         let next_seq = generation.checked_sub(state.birth).and_then(first_number);
-        let (Some(record), Some(secrets), Some(next_seq)) = (record, secrets, next_seq) else {
+        let (Some((record, may_connect, looked_up)), Some(secrets), Some(next_seq)) =
+            (found, secrets, next_seq)
+        else {
             // Without its keys nobody can go on with it; the device comes again with a handshake.
             core.counts.one(Count::SessionsOrphaned);
             return core.journal(slot, LedgerEntry::Closed { session: *session.as_bytes() });
@@ -231,8 +233,8 @@ impl<P: Provider> UdpSessions<P> {
             opened: core.now,
             device: record.device,
             established,
-            // The devices' order is that of the ledger, which this one went on with.
-            turn: Turn::Writes,
+            // Its first message is kept until the fleet, which hears of revocations, has taken the session in.
+            turn: Turn::Waits,
             tenant,
             key_epoch: record.key_epoch.0,
             device_epoch: record.device_epoch,
@@ -246,7 +248,15 @@ impl<P: Provider> UdpSessions<P> {
         core.counts.one(Count::SessionsResumed);
         let named = core.session_ref(false, at, facts.serial);
         let (device, epoch) = (facts.device, record.device_epoch);
-        core.fleet.tell(ToFleet::Resumed { session: named, device, id: session, established, epoch });
+        core.fleet.tell(ToFleet::Resumed {
+            session: named,
+            device,
+            id: session,
+            established,
+            epoch,
+            may_connect,
+            looked_up,
+        });
         let path = held.path;
         let frame_type = held.datagram().get(3).map_or(FrameType::Unknown(0), |&code| FrameType::from(code));
         self.sealed(core, out, handshakes, path, (prefix, frame_type), held.datagram());

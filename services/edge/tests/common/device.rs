@@ -186,26 +186,34 @@ impl UdpDevice {
         }
     }
 
+    /// The next sealed frame, acknowledged.
+    fn receive_sealed(&self) -> (FrameType, Vec<u8>) {
+        loop {
+            let datagram = receive(&self.socket, PATIENCE).expect("a sealed frame");
+            if Frame::parse(&datagram).is_ok() {
+                let (frame_type, seq, plaintext) = self.session.open(&datagram);
+                let utack = Utack::sealed::<AwsLc>(&self.session.keys.s2c, frame_type, seq);
+                self.socket.send(&utack.emit()).expect("loopback");
+                return (frame_type, plaintext);
+            }
+        }
+    }
+
     /// Receives one message, acknowledging each frame.
     pub fn receive_message(&self) -> Vec<u8> {
         let mut message = Vec::new();
         loop {
-            let datagram = receive(&self.socket, PATIENCE).expect("a message");
-            if Frame::parse(&datagram).is_err() {
-                continue;
-            }
-            let (frame_type, seq, plaintext) = self.session.open(&datagram);
-            let utack = Utack::sealed::<AwsLc>(&self.session.keys.s2c, frame_type, seq);
-            self.socket.send(&utack.emit()).expect("loopback");
-            match frame_type {
-                FrameType::DataFrag => message.extend(plaintext),
-                FrameType::Data => {
-                    message.extend(plaintext);
-                    return message;
-                }
+            match self.receive_sealed() {
+                (FrameType::DataFrag, plaintext) => message.extend(plaintext),
+                (FrameType::Data, plaintext) => return [message, plaintext].concat(),
                 _ => {}
             }
         }
+    }
+
+    /// Waits for BYE, acknowledging each frame.
+    pub fn is_told_to_go(&self) {
+        while self.receive_sealed().0 != FrameType::Bye {}
     }
 }
 
