@@ -32,6 +32,8 @@ pub(super) type SlotMapReader = watch::Receiver<Arc<SlotMap>>;
 
 /// Pause between two questions to a Kafka that is away.
 const ASK_AGAIN: Duration = Duration::from_secs(1);
+/// How long a pod that ends tries to be taken off the list.
+const OFF_THE_LIST: Duration = Duration::from_secs(2);
 
 /// Messages from links that wait for the cluster's task.
 pub(super) const FROM_PEERS: usize = 4096;
@@ -141,6 +143,8 @@ async fn hear_witnesses(store: &Store, bus: &BusConfig) -> Result<(), JoinError>
 pub(crate) struct Joined {
     /// Holds the links until told to stop.
     links: Option<tokio::task::JoinHandle<()>>,
+    /// Says that this pod lives, and takes it off the list at the end.
+    told: tokio::task::JoinHandle<()>,
     handle: PeersHandle,
     drain: mpsc::Sender<oneshot::Sender<()>>,
     stop: CancellationToken,
@@ -228,7 +232,8 @@ pub(crate) async fn join(joining: Joining<'_>) -> Result<Linked, JoinError> {
         draining: drains_seen,
         applied,
     };
-    runtime.spawn(tell_and_listen(store.clone(), myself, handle.clone(), members_tx, stop.clone()));
+    let told =
+        runtime.spawn(tell_and_listen(store.clone(), myself, handle.clone(), members_tx, stop.clone()));
     runtime.spawn(tell_others(handle.clone(), news, counts, stop.clone()));
     runtime.spawn(follow_ring(store.clone(), ring_tx, secrets_tx, stop.clone()));
     let (drain, drains) = mpsc::channel(1);
@@ -245,7 +250,7 @@ pub(crate) async fn join(joining: Joining<'_>) -> Result<Linked, JoinError> {
         slots,
     };
     let serving = beginning.map.subscribe();
-    let joined = Joined { links: None, handle, drain, stop, serving, runtime: Some(runtime) };
+    let joined = Joined { links: None, told, handle, drain, stop, serving, runtime: Some(runtime) };
     Ok(Linked { joined, peers, beginning, from_peers, drains, ring })
 }
 
@@ -334,6 +339,10 @@ impl Joined {
         self.stop.cancel();
         if let Some(links) = self.links.take() {
             let _ = links.await;
+        }
+        // A record that stays has revocations wait for this pod.
+        if tokio::time::timeout(OFF_THE_LIST, &mut self.told).await.is_err() {
+            tracing::warn!("the store does not answer: the record of this pod stays until it expires");
         }
     }
 }
