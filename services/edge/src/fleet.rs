@@ -6,8 +6,9 @@ mod across;
 mod directory;
 mod holds;
 mod sweep;
+mod unclaimed;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -23,6 +24,7 @@ use self::across::Holder;
 use self::directory::Directory;
 pub(crate) use self::holds::Bounds;
 use self::sweep::Sweep;
+use self::unclaimed::Unclaimed;
 use crate::clock::Clock;
 use crate::link::{Command, SendError, SessionRef, ShardLink, ToFleet, ToShard};
 
@@ -37,12 +39,38 @@ const STORE_CALLS: usize = 64;
 
 /// What store calls give back.
 enum Answer {
-    Epoch { device: DeviceId, session: SessionRef, epoch: Result<DeviceEpoch, StoreError> },
-    Claim { device: DeviceId, session: SessionRef, id: SessionId, claim: Result<Claimed, StoreError> },
-    Holder { device: DeviceId, session: SessionRef, holder: Result<Holder, StoreError> },
-    OverRate { device: DeviceId, session: SessionRef, over: Result<bool, StoreError> },
-    Quarantined { device: DeviceId, held: Result<(), StoreError> },
-    MayConnect { device: DeviceId, answer: Result<KeyLookup, StoreError> },
+    Epoch {
+        device: DeviceId,
+        session: SessionRef,
+        epoch: Result<DeviceEpoch, StoreError>,
+    },
+    Claim {
+        unclaimed: Unclaimed,
+        claim: Result<Claimed, StoreError>,
+    },
+    /// Another session of the device spoke later, and has this number.
+    Older {
+        unclaimed: Unclaimed,
+        by: DeviceEpoch,
+    },
+    Holder {
+        device: DeviceId,
+        session: SessionRef,
+        holder: Result<Holder, StoreError>,
+    },
+    OverRate {
+        device: DeviceId,
+        session: SessionRef,
+        over: Result<bool, StoreError>,
+    },
+    Quarantined {
+        device: DeviceId,
+        held: Result<(), StoreError>,
+    },
+    MayConnect {
+        device: DeviceId,
+        answer: Result<KeyLookup, StoreError>,
+    },
 }
 
 /// A session's number, and whether its device is refused meanwhile.
@@ -64,6 +92,7 @@ pub(crate) struct Fleet {
     answered: mpsc::Receiver<Answer>,
     tasks: TaskTracker,
     sweep: Sweep,
+    unclaimed: VecDeque<Unclaimed>,
     /// Where devices may have sessions at other pods.
     across: Option<Across>,
 }
@@ -93,6 +122,7 @@ impl Fleet {
             answered,
             tasks,
             sweep: Sweep::default(),
+            unclaimed: VecDeque::new(),
             across,
         }
     }
@@ -112,6 +142,7 @@ impl Fleet {
                 biased;
                 _ = each.tick() => {
                     self.renew_some();
+                    self.claim_some();
                     self.sweep_on();
                 }
                 Some(batch) = revocations.recv() => self.apply(batch).await,
@@ -216,9 +247,10 @@ impl Fleet {
                 Answer::Epoch { device, session, epoch: store.take_device_epoch(device).await }
             });
         };
+        let unclaimed = Unclaimed { device, session, id, since: self.clock.wall() };
         self.ask(async move {
             let claim = across::claim(&store, me, device, id).await;
-            Answer::Claim { device, session, id, claim }
+            Answer::Claim { unclaimed, claim }
         });
     }
 
@@ -238,7 +270,8 @@ impl Fleet {
                 let epoch = epoch.inspect_err(not_numbered).map_or(0, |epoch| epoch.0);
                 self.take_over(device, session, epoch).await;
             }
-            Answer::Claim { device, session, id, claim } => self.claimed(device, session, id, claim).await,
+            Answer::Claim { unclaimed, claim } => self.claimed(unclaimed, claim).await,
+            Answer::Older { unclaimed, by } => self.displaced(unclaimed.device, unclaimed.id, by).await,
             Answer::Holder { device, session, holder } => self.found_holder(device, session, holder).await,
             Answer::OverRate { device, session, over } => self.counted(device, session, over).await,
             Answer::Quarantined { device, held } => self.quarantined(device, held).await,
@@ -313,5 +346,5 @@ impl Fleet {
 }
 
 fn not_numbered(error: &StoreError) {
-    tracing::warn!(%error, "take-over goes by the order of arrival in this process alone");
+    tracing::warn!(%error, "a session has no number yet: until the store answers, take-over goes by the order of arrival in this process");
 }

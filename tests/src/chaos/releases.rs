@@ -104,7 +104,7 @@ impl Crossing {
         cookie(&cluster.world().device()?, first.address(), second.address())
             .with_context(|| what("cookie"))?;
         self.penalty(&cluster.world().device()?, first, second).with_context(|| what("penalty"))?;
-        self.quarantine(&cluster.world().device()?, first, second).with_context(|| what("quarantine"))?;
+        self.quarantine(cluster, first, second).with_context(|| what("quarantine"))?;
         let revoked = cluster.world().device()?;
         let mut probe = self.session(&revoked, first)?;
         let position = cluster.world().revoke(revoked.id)?;
@@ -159,9 +159,15 @@ impl Crossing {
     }
 
     /// A device takes the place of its own session at one pod until it is refused, and so it is at another.
-    fn quarantine(&mut self, device: &Credentials, from: &Edge, to: &Edge) -> Result<()> {
-        let count = || from.metric("sluice_edge_devices_quarantined_total", &[]);
+    fn quarantine(&mut self, cluster: &Cluster, from: &Edge, to: &Edge) -> Result<()> {
+        // A pod that serves no slot has its sessions at another one.
+        let count = || {
+            let pods = cluster.running().into_iter();
+            pods.map(|pod| cluster.pod(pod).metric("sluice_edge_devices_quarantined_total", &[]))
+                .sum::<Result<f64>>()
+        };
         let before = count()?;
+        let device = &cluster.world().device()?;
         let mut last = self.session(device, from)?;
         for _ in 0..ENOUGH {
             if count()? > before {

@@ -12,7 +12,7 @@ use sluice_store::{DeviceLocation, Store, StoreError};
 use sluice_types::{DeviceEpoch, DeviceId, PodId, SessionId};
 use tokio::sync::watch;
 
-use super::{Answer, Claimed, Fleet, holds, not_numbered};
+use super::{Answer, Claimed, Fleet, Unclaimed, holds, not_numbered};
 use crate::cluster::{Place, SlotMap};
 use crate::link::{SessionRef, ToShard};
 use crate::session_ids::slot_in;
@@ -138,15 +138,12 @@ impl Renewals {
 }
 
 impl Fleet {
-    /// The store has numbered a session that has spoken.
-    pub(super) async fn claimed(
-        &mut self,
-        device: DeviceId,
-        session: SessionRef,
-        id: SessionId,
-        claim: Result<Claimed, StoreError>,
-    ) {
+    /// The store has numbered a session that has spoken, or will be asked again.
+    pub(super) async fn claimed(&mut self, unclaimed: Unclaimed, claim: Result<Claimed, StoreError>) {
+        let Unclaimed { device, session, id, .. } = unclaimed;
         let Ok((claim, hold)) = claim.inspect_err(not_numbered) else {
+            // One at most for each session: the next answer comes when this was asked again.
+            self.unclaimed.push_back(unclaimed);
             return self.take_over(device, session, 0).await;
         };
         let epoch = claim.epoch;
