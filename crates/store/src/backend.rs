@@ -20,7 +20,7 @@ pub(crate) const LOG_ENTRIES: u64 = 65_536;
 /// How long an announced withdrawal may take before anybody finishes it.
 pub(crate) const PENDING_AFTER: Duration = Duration::from_secs(2);
 /// How long a pod that reports nothing counts as one that may still serve.
-pub(crate) const POD_FORGOTTEN_AFTER: Duration = Duration::from_secs(3600);
+pub(crate) const POD_FORGOTTEN_AFTER: Duration = Duration::from_secs(24 * 3600);
 
 /// One look at the revocation log.
 #[derive(Debug, Default)]

@@ -160,9 +160,17 @@ impl LogMemory {
         seen.read_again_after = Some(seen.read_again_after.map_or(common, |before| before.min(common)));
     }
 
-    /// Where reading goes on instead of `after`.
-    pub(crate) fn goes_on(&self, after: u64) -> u64 {
-        self.lock().read_again_after.take().map_or(after, |earlier| earlier.min(after))
+    /// Where reading goes on, if that is earlier than where it was.
+    pub(crate) fn read_again_after(&self) -> Option<u64> {
+        self.lock().read_again_after
+    }
+
+    /// What stands after that place was read.
+    pub(crate) fn has_gone_on(&self, after: Option<u64>) {
+        let mut seen = self.lock();
+        if seen.read_again_after == after {
+            seen.read_again_after = None;
+        }
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Seen> {
@@ -223,8 +231,13 @@ mod log_memory_tests {
         memory.set_back(6);
         memory.set_back(4);
         assert_eq!((memory.newest(), memory.highest()), (4, 9));
-        assert_eq!((memory.goes_on(9), memory.goes_on(9)), (4, 9));
-        memory.remember(entry(5));
-        assert_eq!(memory.newest(), 5, "under a number that was another entry's");
+        assert_eq!(memory.read_again_after(), Some(4), "until it was read");
+        memory.set_back(3);
+        memory.has_gone_on(Some(4));
+        assert_eq!(memory.read_again_after(), Some(3), "set back again meanwhile");
+        memory.has_gone_on(Some(3));
+        assert_eq!(memory.read_again_after(), None);
+        memory.remember(entry(4));
+        assert_eq!(memory.newest(), 4, "under a number that was another entry's");
     }
 }

@@ -154,7 +154,7 @@ impl PodRecord {
 }
 
 impl Store {
-    /// Says that a pod lives, for `ttl` from now on by the store's clock. It is named for an hour longer, as one that may still
+    /// Says that a pod lives, for `ttl` from now on by the store's clock. It is named for a day longer, as one that may still
     /// serve, unless it is retired.
     ///
     /// Safe to repeat.
@@ -208,7 +208,7 @@ impl Store {
     }
 
     /// Waits, for as long as `patience`, until no pod can serve a device any more that the log withdrew at `position`: each
-    /// pod that was announced within the last hour has applied it, or was retired. A silent pod that nobody retired is
+    /// pod that was announced within the last day has applied it, or was retired. A silent pod that nobody retired is
     /// outstanding, and so is one whose record cannot be trusted.
     ///
     /// # Errors

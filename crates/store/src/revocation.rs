@@ -10,7 +10,7 @@ use crate::log_memory::LoggedEntry;
 use crate::record::{DeviceData, RecordState, RevocationData};
 use crate::registry::move_to;
 use crate::store::Store;
-use crate::{StoreError, clock};
+use crate::{StoreError, StoreErrorKind, clock};
 
 /// Entries read at a time.
 const BATCH: usize = 256;
@@ -81,22 +81,21 @@ impl Store {
         let mut page = self.look_at_log(after.0, BATCH).await?;
         self.check_identity(page.identity.as_deref())?;
         let accepted = self.check_log(&page).await?;
-        let after = match self.log.goes_on(after.0) {
-            on if on == after.0 => after,
-            earlier => {
+        let set_back = self.log.read_again_after();
+        let after = match set_back {
+            Some(earlier) if earlier < after.0 => {
                 page = self.look_at_log(earlier, BATCH).await?;
                 self.check_identity(page.identity.as_deref())?;
                 LogPosition(earlier)
             }
+            _ => after,
         };
         match self.settle_doubts(&page, accepted).await {
             // No keys are given out; what is revoked meanwhile is heard all the same.
             Ok(()) | Err(StoreError::RolledBack) => {}
             Err(error) => return Err(error),
         }
-        for device in page.pending {
-            self.finish_withdrawal(device).await?;
-        }
+        self.finish_withdrawals(page.pending).await;
         let mut batch = RevocationBatch {
             entries: Vec::with_capacity(page.entries.len()),
             position: after,
@@ -136,6 +135,7 @@ impl Store {
                 }
             }
         }
+        self.log.has_gone_on(set_back);
         Ok(batch)
     }
 
@@ -156,7 +156,7 @@ impl Store {
         self.backend.report_applied(pod, position.0).await
     }
 
-    /// How far each pod that reported within the last hour has got. Which age still counts as alive is the caller's decision.
+    /// How far each pod that reported within the last day has got. Which age still counts as alive is the caller's decision.
     ///
     /// # Errors
     ///
@@ -212,17 +212,26 @@ impl Store {
         Ok(LogPosition(number))
     }
 
-    /// Finishes what somebody announced and did not log: logs it if the record says so, else drops the announcement.
-    async fn finish_withdrawal(&self, device: DeviceId) -> Result<(), StoreError> {
-        let data = match self.read_device(device, self.floors.of(device)).await {
-            Ok(data) => data,
-            Err(error @ StoreError::Record { .. }) => {
-                // Nobody connects under such a record; the announcement stays, for when it is repaired.
-                tracing::warn!(%device, %error, "cannot finish a revocation");
-                return Ok(());
+    /// Finishes what others announced and did not log. What cannot be finished now stays announced, behind the others, and keeps nobody
+    /// from hearing of what is logged.
+    async fn finish_withdrawals(&self, devices: Vec<DeviceId>) {
+        let mut failed = 0_u32;
+        for device in devices {
+            let Err(error) = self.finish_withdrawal(device).await else { continue };
+            failed = failed.saturating_add(1);
+            if failed == 1 {
+                tracing::warn!(%device, %error, "a revocation was announced and cannot be finished; trying again");
             }
-            Err(error) => return Err(error),
-        };
+            if error.kind() == StoreErrorKind::Unavailable || self.backend.announce(device).await.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// Finishes what somebody announced and did not log: logs it if the record says so, else drops the announcement. Nobody connects
+    /// under a record that cannot be trusted; its announcement stays, for when it is repaired.
+    async fn finish_withdrawal(&self, device: DeviceId) -> Result<(), StoreError> {
+        let data = self.read_device(device, self.floors.of(device)).await?;
         let withdrawn = data.filter(|data| match data.state {
             RecordState::Removed => true,
             RecordState::Device(state) => !state.may_connect(),

@@ -42,7 +42,10 @@ impl fmt::Display for Spread {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NoEdge => {
-                f.write_str("and no edge has been heard of: each one applies it before it serves")
+                f.write_str(
+                    "and no edge has been heard of lately: one that starts applies it before it serves, one that lost the store as soon as \
+                     it reaches it",
+                )
             }
             Self::Everywhere => f.write_str("in force on all pods"),
             Self::Outstanding(names) => {

@@ -258,8 +258,8 @@ impl Redis {
             // Without its value the entry stays, to be refused as malformed.
             page.entries.push((number, value_of(b"b").cloned().unwrap_or_default()));
         }
-        page.pending =
-            pending.iter().map(|name| name.parse().map_err(unexpected)).collect::<Result<_, _>>()?;
+        // A name that is no device's was put there by somebody else.
+        page.pending = pending.iter().filter_map(|name| name.parse().ok()).collect();
         Ok(page)
     }
 

@@ -1,12 +1,13 @@
 //! Stored values that are not what was written, put there under the sealing through the back end.
 
-use super::{id, individual, keys, memory, psk, reason, ring, tenant};
+use super::{DEADLINE, eventually, id, individual, keys, memory, psk, reason, ring, tenant};
 use crate::backend::Listing;
-use crate::record::{DeviceData, Stored};
+use crate::record::{DeviceData, RecordState, Stored};
+use crate::registry::move_to;
 use crate::session_record::{open_session, seal_session};
 use crate::{
-    KekRing, KeyLookup, LogPosition, NewDevice, NewKey, RecordError, RegistryError, SecretKey, Store,
-    StoreError,
+    DeviceState, KekRing, KeyLookup, LogPosition, NewDevice, NewKey, RecordError, RegistryError, SecretKey,
+    Store, StoreError,
 };
 
 async fn stored(store: &Store, number: u32) -> Stored {
@@ -215,7 +216,7 @@ async fn a_session_record_is_bound_to_its_device_name_and_epoch() {
     let (device, name) = (record.device, record.session);
     let secrets = store.cluster_secrets().await.expect("made");
     let blob = seal_session(&secrets, &record).expect("sealed");
-    let ttl = super::DEADLINE;
+    let ttl = DEADLINE;
     let other_name = sluice_types::SessionId::from_bytes([7; 16]);
     for (device, name, epoch) in [(id(2), name, 1), (device, other_name, 1), (device, name, 2)] {
         store.backend.put_session(device, name, epoch, blob.clone(), ttl).await.expect("written");
@@ -245,6 +246,45 @@ async fn a_log_entry_that_cannot_be_trusted_is_left_out_and_counted() {
     let batch = store.revocations_after(LogPosition::START).await.expect("a batch");
     assert_eq!((batch.distrusted, batch.entries.len(), batch.position), (1, 1, position));
     assert!(position.0 > before);
+}
+
+#[tokio::test]
+async fn announcements_that_cannot_be_finished_hide_no_revocation_and_no_other_announcement() {
+    const DAMAGED: u32 = 100;
+    let store = memory().await;
+    for number in 1..=DAMAGED + 2 {
+        store.create_device(individual(number)).await.expect("created");
+    }
+    for number in 1..=DAMAGED {
+        let mut bad = stored(&store, number).await;
+        *bad.blob.last_mut().expect("not empty") ^= 1;
+        replace(&store, number, bad).await;
+        store.backend.announce(id(number)).await.expect("announced");
+    }
+    // What a caller leaves behind who dies between the record and the log.
+    let half = id(DAMAGED + 1);
+    let target = RecordState::Device(DeviceState::Revoked);
+    store.change_device(half, |data| move_to(data, target, &reason("half"))).await.expect("changed");
+    store.backend.announce(half).await.expect("announced");
+    let whole = id(DAMAGED + 2);
+    store.revoke(whole, &reason("whole")).await.expect("revoked");
+
+    eventually("the announcements are overdue", || async {
+        !store.backend.log_after(0, 1, 0).await.expect("a page").pending.is_empty()
+    })
+    .await;
+    let mut heard = Vec::new();
+    let mut after = LogPosition::START;
+    let both = tokio::time::timeout(DEADLINE, async {
+        while heard.len() < 2 {
+            let batch = store.revocations_after(after).await.expect("readable");
+            after = batch.position;
+            heard.extend(batch.entries.iter().map(|entry| entry.device));
+            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        }
+    });
+    both.await.expect("in time");
+    assert_eq!(heard, [whole, half]);
 }
 
 #[tokio::test]
