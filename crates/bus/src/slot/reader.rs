@@ -19,6 +19,8 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(10);
 
 /// How long one wait for a record may take before the deadline is looked at.
 const LOOK: Duration = Duration::from_millis(50);
+/// A ledger of which no record comes for so long is given up.
+const STANDSTILL: Duration = Duration::from_secs(10);
 
 /// A consumer that is kept for reading ledgers, one after another: a new one takes about a second to begin.
 pub struct LedgerReader {
@@ -202,13 +204,14 @@ impl LedgerReader {
     ) -> Result<Option<(LedgerState, i64, u64)>, AdoptError> {
         let offset = snapshot.as_ref().map_or(Offset::Beginning, |snapshot| Offset::Offset(snapshot.offset));
         let mut replay = Replay::new(slot, mark, snapshot);
+        let mut patience = Patience { until };
         let mut assignment = TopicPartitionList::new();
         assignment
             .add_partition_offset(&self.topic, i32::from(slot), offset)
             .and_then(|()| self.consumer.assign(&assignment))
             .map_err(AdoptError::Read)?;
         loop {
-            let message = match self.consumer.poll(remaining(until)?.min(LOOK)) {
+            let message = match self.consumer.poll(remaining(patience.until)?.min(LOOK)) {
                 None => continue,
                 Some(Ok(message)) => message,
                 Some(Err(error)) if is_out_of_range(&error) => return Ok(None),
@@ -218,6 +221,8 @@ impl LedgerReader {
             if message.topic() != self.topic || message.partition() != i32::from(slot) {
                 continue;
             }
+            #[expect(clippy::disallowed_methods, reason = "adopting is a driver: it owns its deadline")]
+            patience.came_further(Instant::now());
             match replay.take(message.offset(), message.payload().unwrap_or_default())? {
                 Taken::Entry => {}
                 Taken::Mark => {
@@ -252,6 +257,19 @@ impl LedgerReader {
     }
 }
 
+/// How long reading goes on. A ledger that is read from its start may be hours of a large fleet: what was read so far must not be thrown
+/// away, or the next attempt comes no further.
+struct Patience {
+    until: Instant,
+}
+
+impl Patience {
+    /// A record was read; there are no more than those before the own mark.
+    fn came_further(&mut self, now: Instant) {
+        self.until = self.until.max(now + STANDSTILL);
+    }
+}
+
 /// Time that is left, or that there is none.
 pub(super) fn remaining(until: Instant) -> Result<Duration, AdoptError> {
     #[expect(clippy::disallowed_methods, reason = "adopting is a driver: it owns its deadline")]
@@ -264,4 +282,26 @@ fn is_out_of_range(error: &KafkaError) -> bool {
         error.rdkafka_error_code(),
         Some(RDKafkaErrorCode::AutoOffsetReset | RDKafkaErrorCode::OffsetOutOfRange)
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    #[expect(clippy::disallowed_methods, reason = "a moment to begin with")]
+    fn reading_goes_on_for_as_long_as_records_come_and_no_shorter_than_was_given() {
+        let began = Instant::now();
+        let given = began + 2 * STANDSTILL;
+        let mut patience = Patience { until: given };
+        patience.came_further(began);
+        assert_eq!(patience.until, given);
+        let mut now = began;
+        for _ in 0..100 {
+            now += STANDSTILL / 2;
+            patience.came_further(now);
+            assert!(patience.until >= now + STANDSTILL);
+        }
+        assert_eq!(patience.until, now + STANDSTILL, "then it stands still");
+    }
 }

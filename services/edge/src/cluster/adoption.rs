@@ -18,7 +18,7 @@ use crate::shard::Sink;
 const SNAPSHOT: Duration = Duration::from_millis(700);
 /// Ledger readers that are kept warm. Each is a Kafka client with its threads; a crowd of adoptions makes more, for as long as it lasts.
 const WARM: usize = 2;
-/// How long an adoption may take.
+/// How long an adoption may take; longer only while its ledger is read and records come.
 const ADOPTION: Duration = Duration::from_secs(20);
 
 /// Where the journals of slots are.
@@ -63,7 +63,7 @@ pub(super) async fn adopt_slot(
     owner: Owner,
     settle: Settle,
 ) -> Result<AdoptedSlot, NotAdopted> {
-    let (slot, adoption) = (settle.slot, settle.adoption);
+    let (slot, adoption) = (settle.news.slot, settle.news.adoption);
     let found = find_snapshot(&store, slot).await;
     let damaged = found.is_err();
     #[cfg_attr(
@@ -142,21 +142,43 @@ pub(super) fn give_back(readers: &Mutex<Vec<LedgerReader>>, reader: LedgerReader
 
 /// Brings a slot's groups back to its shard.
 pub(super) struct Settle {
-    pub(super) slot: u16,
-    /// A writer that was given up may have something to say when the next one is there already.
-    pub(super) adoption: u64,
-    pub(super) news: SyncSender<SlotNews>,
-    pub(super) waker: ShardWaker,
+    pub(super) news: News,
     pub(super) peers: PeersHandle,
     /// Whose revocation log the ledger speaks of.
     pub(super) store: Store,
 }
 
-impl Settle {
+/// The way to the shard that serves a slot, for the slot's writer. It is gone with the writer's thread: if that ends in a panic, the slot is
+/// lost, which would otherwise be served in name alone.
+pub(super) struct News {
+    pub(super) slot: u16,
+    /// A writer that was given up may have something to say when the next one is there already.
+    pub(super) adoption: u64,
+    pub(super) news: SyncSender<SlotNews>,
+    pub(super) waker: ShardWaker,
+}
+
+impl News {
     fn tell(&self, news: SlotNews) {
         // The queue has a place for each group that there is; a shard that is gone waits for nothing.
         if self.news.try_send(news).is_ok() {
             let _ = self.waker.wake();
+        }
+    }
+
+    fn lost(&self) {
+        self.tell(SlotNews::Lost { slot: self.slot, adoption: self.adoption });
+    }
+}
+
+impl Drop for News {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            tracing::error!(
+                slot = self.slot,
+                "a slot's writer ended in a panic, which is a mistake in this program; please report it"
+            );
+            self.lost();
         }
     }
 }
@@ -166,12 +188,13 @@ impl SlotSettle for Settle {
         if group.outcomes().any(|(_, outcome)| outcome == Outcome::Committed) {
             self.peers.kafka_answered();
         }
-        self.tell(SlotNews::Settled { slot: self.slot, adoption: self.adoption, group });
+        let (slot, adoption) = (self.news.slot, self.news.adoption);
+        self.news.tell(SlotNews::Settled { slot, adoption, group });
     }
 
     fn lost(&mut self, why: SlotLost) {
-        tracing::warn!(slot = self.slot, error = %why, "a slot's writer is at its end");
-        self.tell(SlotNews::Lost { slot: self.slot, adoption: self.adoption });
+        tracing::warn!(slot = self.news.slot, error = %why, "a slot's writer is at its end");
+        self.news.lost();
     }
 
     fn witness(&self) -> Option<Witness> {
@@ -196,6 +219,24 @@ mod tests {
         let ended = outcome(blocking_outcome(|| Err::<(), _>(AdoptError::NoSuchSlot { slot: 9, slots: 4 })));
         assert!(matches!(ended.await, Err(NotAdopted::Failed(AdoptError::NoSuchSlot { .. }))));
         assert!(matches!(outcome(blocking_outcome(|| Ok(7))).await, Ok(7)));
+    }
+
+    #[test]
+    fn a_writer_that_panics_loses_its_slot_and_one_that_ends_does_not() {
+        let (news, heard) = std::sync::mpsc::sync_channel(1);
+        let poll = mio::Poll::new().expect("a poll");
+        let waker = mio::Waker::new(poll.registry(), mio::Token(0)).expect("a waker");
+        let waker = ShardWaker::Poll(Arc::new(waker));
+        let way = |adoption| News { slot: 3, adoption, news: news.clone(), waker: waker.clone() };
+        let (ends, panics) = (way(1), way(2));
+        std::thread::spawn(move || drop(ends)).join().expect("no panic");
+        assert!(heard.try_recv().is_err(), "a slot that was given up is not lost");
+        let panicked = std::thread::spawn(move || {
+            let _writes = panics;
+            panic!("a mistake");
+        });
+        assert!(panicked.join().is_err());
+        assert!(matches!(heard.try_recv(), Ok(SlotNews::Lost { slot: 3, adoption: 2 })));
     }
 
     #[tokio::test]

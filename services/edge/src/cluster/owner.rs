@@ -13,7 +13,7 @@ use sluice_store::Store;
 use sluice_types::PodId;
 use tokio::sync::{mpsc, oneshot, watch};
 
-use super::adoption::{Ledgers, NotAdopted, Settle, adopt_slot, outcome};
+use super::adoption::{Ledgers, News, NotAdopted, Settle, adopt_slot, outcome};
 use super::announcement::{announce, announced, drains, says_it_drains};
 use super::holding::{Slot, State, serving_all};
 use super::inbound::FromPeers;
@@ -471,7 +471,7 @@ impl Owners {
         let Some(port) = self.shards.get(usize::from(self.shard_of(slot))) else { return };
         let (news, waker) = (port.news.clone(), port.waker.clone());
         let (peers, store) = (self.peers.clone(), self.store.clone());
-        let settle = Settle { slot, adoption, news, waker, peers, store };
+        let settle = Settle { news: News { slot, adoption, news, waker }, peers, store };
         let owner = Owner { pod: *self.me.as_bytes(), address: self.peers.address().to_owned() };
         let (bus, readers) = (self.bus.clone(), Arc::clone(&self.readers));
         let adopting = adopt_slot(bus, readers, self.store.clone(), owner, settle);

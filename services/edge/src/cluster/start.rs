@@ -143,8 +143,6 @@ async fn hear_witnesses(store: &Store, bus: &BusConfig) -> Result<(), JoinError>
 pub(crate) struct Joined {
     /// Holds the links until told to stop.
     links: Option<tokio::task::JoinHandle<()>>,
-    /// Says that this pod lives, and takes it off the list at the end.
-    told: tokio::task::JoinHandle<()>,
     handle: PeersHandle,
     drain: mpsc::Sender<oneshot::Sender<()>>,
     stop: CancellationToken,
@@ -179,6 +177,9 @@ pub(crate) struct Joining<'a> {
 pub(crate) struct Linked {
     joined: Joined,
     peers: Peers,
+    /// Says that this pod lives, and takes it off the list at the end.
+    told: tokio::task::JoinHandle<()>,
+    followed: tokio::task::JoinHandle<()>,
     beginning: Beginning,
     from_peers: mpsc::Receiver<inbound::FromPeers>,
     drains: mpsc::Receiver<oneshot::Sender<()>>,
@@ -235,7 +236,7 @@ pub(crate) async fn join(joining: Joining<'_>) -> Result<Linked, JoinError> {
     let told =
         runtime.spawn(tell_and_listen(store.clone(), myself, handle.clone(), members_tx, stop.clone()));
     runtime.spawn(tell_others(handle.clone(), news, counts, stop.clone()));
-    runtime.spawn(follow_ring(store.clone(), ring_tx, secrets_tx, stop.clone()));
+    let followed = runtime.spawn(follow_ring(store.clone(), ring_tx, secrets_tx, stop.clone()));
     let (drain, drains) = mpsc::channel(1);
     let slots = parts.slots;
     let beginning = Beginning {
@@ -250,8 +251,8 @@ pub(crate) async fn join(joining: Joining<'_>) -> Result<Linked, JoinError> {
         slots,
     };
     let serving = beginning.map.subscribe();
-    let joined = Joined { links: None, told, handle, drain, stop, serving, runtime: Some(runtime) };
-    Ok(Linked { joined, peers, beginning, from_peers, drains, ring })
+    let joined = Joined { links: None, handle, drain, stop, serving, runtime: Some(runtime) };
+    Ok(Linked { joined, peers, told, followed, beginning, from_peers, drains, ring })
 }
 
 /// Who is there already, so that the links to them stand before anything is adopted.
@@ -278,11 +279,12 @@ impl Linked {
         from_shards: mpsc::Receiver<ToCluster>,
         fleet: mpsc::Sender<Command>,
     ) -> Joined {
-        let Self { mut joined, mut peers, beginning, from_peers, drains, ring } = self;
+        let Self { mut joined, mut peers, mut told, mut followed, beginning, from_peers, drains, ring } =
+            self;
         let [links_alarm, owners_alarm] = alarms;
         if let Some(runtime) = &joined.runtime {
             let links = shards.iter().map(|shard| shard.link.clone()).collect();
-            runtime.spawn(hand_out(ring, links));
+            let mut handed_out = runtime.spawn(hand_out(ring, links));
             let owners = Owners::new(Beginning { shards, ..beginning });
             runtime.spawn(async move {
                 owners.run(from_peers, from_shards, drains, fleet).await;
@@ -290,18 +292,37 @@ impl Linked {
             });
             let stop = joined.stop.clone();
             joined.links = Some(runtime.spawn(async move {
-                let ended = tokio::select! {
-                    ended = peers.ended() => ended,
-                    () = stop.cancelled() => Ok(()),
-                };
-                if let Err(error) = ended {
-                    tracing::error!(%error, "the links to other pods have ended");
+                // Without any of them others see a pod that stands still, or this one sees a world that does: it ends.
+                tokio::select! {
+                    ended = peers.ended() => if let Err(error) = ended {
+                        tracing::error!(%error, "the links to other pods have ended");
+                    },
+                    _ = &mut told => ended_by_itself("tells the store that this pod lives", &stop),
+                    _ = &mut followed => ended_by_itself("follows the keys of all pods", &stop),
+                    _ = &mut handed_out => ended_by_itself("hands the keys of all pods to the shards", &stop),
+                    () = stop.cancelled() => {}
                 }
                 peers.stop().await;
+                // A record that stays has revocations wait for this pod; one that fails may still serve.
+                if stop.is_cancelled()
+                    && !told.is_finished()
+                    && tokio::time::timeout(OFF_THE_LIST, told).await.is_err()
+                {
+                    tracing::warn!(
+                        "the store does not answer: the record of this pod stays until it expires"
+                    );
+                }
                 drop(links_alarm);
             }));
         }
         joined
+    }
+}
+
+/// A task that ends before it is told to is a mistake of ours.
+fn ended_by_itself(task: &str, stop: &CancellationToken) {
+    if !stop.is_cancelled() {
+        tracing::error!(task, "a task ended by itself, which is a mistake in this program; please report it");
     }
 }
 
@@ -339,10 +360,6 @@ impl Joined {
         self.stop.cancel();
         if let Some(links) = self.links.take() {
             let _ = links.await;
-        }
-        // A record that stays has revocations wait for this pod.
-        if tokio::time::timeout(OFF_THE_LIST, &mut self.told).await.is_err() {
-            tracing::warn!("the store does not answer: the record of this pod stays until it expires");
         }
     }
 }
