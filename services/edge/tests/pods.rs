@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use std::num::NonZeroU32;
 use std::time::Duration;
 
-use common::device::{Attempt, PATIENCE, TcpDevice, UdpDevice, read_frame, tcp_stream, udp_socket};
+use common::device::{Attempt, PATIENCE, TcpDevice, UdpDevice, read_frame, receive, tcp_stream, udp_socket};
 use common::pods::{DEVICES, Pods, SLOTS};
 use common::{PSK, eventually, id, registered};
 use sluice_bus::{Start, Tail};
@@ -87,6 +87,37 @@ fn a_session_over_udp_goes_on_from_a_snapshot_and_ends_asleep_when_its_device_co
     new.send(b"two");
     eventually("the sleeping session is over", || second.handle().count(Count::SessionsReplacedAsleep) == 1);
     let _device_is_told = pods.runtime.block_on(second.drain());
+}
+
+#[test]
+fn the_only_pod_that_drains_leaves_its_sessions_to_the_next_one_also_in_the_middle_of_a_message() {
+    let pods = Pods::new();
+    let udp = |pod: &Edge| pod.handle().addresses().udp.expect("listening");
+    let all_slots = |pod: &Edge| {
+        eventually("all slots are served", || pod.handle().count(Count::SlotsAdopted) == u64::from(SLOTS));
+    };
+    let first = pods.join_with(|_| {});
+    all_slots(&first);
+    let mut devices = [1, 2].map(|number| UdpDevice::connect(udp(&first), id(number), &PSK));
+    devices[0].send(b"one");
+    let seq = devices[1].transmit(FrameType::DataFrag, b"begun");
+    assert!(devices[1].is_acknowledged(FrameType::DataFrag, seq, PATIENCE));
+    pods.drain([first]);
+    for device in &devices {
+        let told = receive(&device.socket, Duration::from_millis(100));
+        assert_eq!(told, None, "their sessions are not over");
+    }
+
+    let second = pods.join_with(|_| {});
+    all_slots(&second);
+    // What was begun is over: the number right after it is not taken, the one above begins anew.
+    devices[1].session.seq += 1;
+    for device in &mut devices {
+        device.socket.connect(udp(&second)).expect("loopback");
+        device.send(b"two");
+    }
+    assert_eq!(second.handle().count(Count::SessionsResumed), 2);
+    pods.drain([second]);
 }
 
 #[test]

@@ -317,10 +317,11 @@ impl<P: Provider> Shard<P> {
                 ToShard::Farewell { until } => {
                     self.core.accepting = false;
                     self.core.taking = false;
-                    // Sessions in slots are not over: the next owner goes on with them.
-                    let leaving = Leaving::from(self.core.now, until);
+                    // Sessions in slots are not over: the next owner goes on with them. Nothing is taken any more, so that no message
+                    // is waited for.
+                    let leaving = Leaving::at_once(self.core.now, until);
                     for owned in self.core.slots.owned_mut() {
-                        owned.leaving.get_or_insert(leaving);
+                        owned.leaving = Some(leaving);
                     }
                     self.phase = Phase::Finishing(until);
                 }
@@ -355,12 +356,14 @@ impl<P: Provider> Shard<P> {
 
     /// Sessions whose turn it is hand over what they said before, then what they say from now on.
     fn let_go(&mut self) {
-        while let Some(session) = self.core.waiting.next() {
+        // Each once: one whose slot has no room keeps nobody of another slot waiting.
+        for _ in 0..self.core.waiting.going() {
+            let Some(session) = self.core.waiting.next() else { return };
             let released = self.core.release(session);
             if matches!(released, Released::NoRoom) {
-                return;
+                self.core.waiting.go(session);
+                continue;
             }
-            self.core.waiting.gone();
             let lives = match (session.tcp, &mut self.tcp, &mut self.udp) {
                 (true, Some(tcp), _) => tcp.go(&self.core, session),
                 (false, _, Some(udp)) => udp.go(session),
@@ -395,7 +398,10 @@ impl<P: Provider> Shard<P> {
     fn say_farewell(&mut self) {
         let now = self.core.now;
         match self.phase {
-            Phase::Finishing(until) if self.core.is_through() || until <= now => {
+            // Slots go first, with their sessions: to those no word is said.
+            Phase::Finishing(until)
+                if self.core.is_through() && self.core.slots.owned().is_empty() || until <= now =>
+            {
                 if let Some(udp) = &mut self.udp {
                     udp.close_all(&mut self.core, CloseReason::Drain);
                 }

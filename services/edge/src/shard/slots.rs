@@ -53,6 +53,11 @@ impl Leaving {
         Self { until, finishing: until.min(now + REST) }
     }
 
+    /// What is not open any more goes now.
+    pub(crate) fn at_once(now: Instant, until: Instant) -> Self {
+        Self { until, finishing: now }
+    }
+
     /// Whether frames that continue a message are taken.
     pub(crate) fn is_finishing(&self, now: Instant) -> bool {
         now < self.finishing

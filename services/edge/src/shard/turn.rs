@@ -85,13 +85,14 @@ impl Waiting {
         self.going.push_back(session);
     }
 
-    /// The session whose turn came first.
-    pub(crate) fn next(&self) -> Option<SessionRef> {
-        self.going.front().copied()
+    /// Takes the session out whose turn came first.
+    pub(crate) fn next(&mut self) -> Option<SessionRef> {
+        self.going.pop_front()
     }
 
-    pub(crate) fn gone(&mut self) {
-        self.going.pop_front();
+    /// Sessions whose turn it is.
+    pub(crate) fn going(&self) -> usize {
+        self.going.len()
     }
 
     /// Messages kept.
