@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use sluice_store::Store;
 use sluice_types::{PodId, TenantId};
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use usmp::Instant;
 
@@ -26,6 +27,8 @@ const RENEWED_AT: Duration = Duration::from_secs(10);
 const LOOK: Duration = Duration::from_secs(1);
 /// For so long the store is not asked again that had fewer places than were wanted.
 const FULL: Duration = Duration::from_millis(500);
+/// Tenants about which the store is asked at once: a slow one must not take longer for a round than leases are used.
+const AT_ONCE: usize = 16;
 
 /// What one process has of a tenant.
 #[derive(Debug, Default)]
@@ -141,8 +144,13 @@ impl TenantPlaces {
         let mut look = tokio::time::interval(LOOK);
         look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
+            let round = async {
+                look.tick().await;
+                inner.look().await;
+            };
             tokio::select! {
-                _ = look.tick() => inner.look().await,
+                () = round => {}
+                // A round that a store which is away makes long is not waited for.
                 () = stop.cancelled() => break,
             }
         }
@@ -167,7 +175,7 @@ impl Inner {
         (self.limit / 32).clamp(1, 256)
     }
 
-    async fn look(&self) {
+    async fn look(self: &Arc<Self>) {
         let now = self.clock.now();
         let (mut idle, mut due) = (Vec::new(), Vec::new());
         for (tenant, share) in self.shares().iter_mut() {
@@ -179,29 +187,60 @@ impl Inner {
             // Handshakes that came to nothing are forgotten little by little.
             share.coming -= share.coming.div_ceil(8);
         }
-        for tenant in idle {
-            let asking = self.shares().get(&tenant).map(|share| Arc::clone(&share.asking));
-            let Some(Ok(_one_at_a_time)) = asking.as_ref().map(|asking| asking.try_lock()) else { continue };
-            {
-                let mut shares = self.shares();
-                let Some(share) = shares.get_mut(&tenant) else { continue };
-                if share.used > 0 || share.coming > 0 {
-                    continue;
-                }
-                // From here on none is handed out, so what is given back is not used.
-                shares.remove(&tenant);
+        // What runs out comes before what can wait.
+        self.each(due, async |inner, tenant| inner.renew(&tenant).await).await;
+        self.each(idle, async |inner, tenant| inner.leave(&tenant).await).await;
+    }
+
+    /// Does this for each of them, [`AT_ONCE`]; what fails for one of them is no matter of the others.
+    async fn each<W>(self: &Arc<Self>, tenants: Vec<TenantId>, work: impl Fn(Arc<Self>, TenantId) -> W)
+    where
+        W: Future<Output = ()> + Send + 'static,
+    {
+        let mut under_way = JoinSet::new();
+        for tenant in tenants {
+            if under_way.len() >= AT_ONCE {
+                under_way.join_next().await;
             }
-            if self.give_up(&tenant).await.is_err() {
-                return;
-            }
+            under_way.spawn(work(Arc::clone(self), tenant));
         }
-        for tenant in due {
-            let asking = self.shares().get(&tenant).map(|share| Arc::clone(&share.asking));
-            let Some(asking) = asking else { continue };
-            let _one_at_a_time = asking.lock().await;
-            if !self.lease(&tenant).await {
+        while under_way.join_next().await.is_some() {}
+    }
+
+    /// Leases again what a tenant needs.
+    async fn renew(&self, tenant: &TenantId) {
+        let asking = self.shares().get(tenant).map(|share| Arc::clone(&share.asking));
+        let Some(asking) = asking else { return };
+        let _one_at_a_time = asking.lock().await;
+        // One that fails is counted, and due again.
+        let _ = self.lease(tenant).await;
+    }
+
+    /// Gives back the places of a tenant that has no session here, and forgets it.
+    async fn leave(&self, tenant: &TenantId) {
+        let asking = self.shares().get(tenant).map(|share| Arc::clone(&share.asking));
+        let Some(asking) = asking else { return };
+        let Ok(_one_at_a_time) = asking.try_lock() else { return };
+        {
+            let mut shares = self.shares();
+            let Some(share) = shares.get_mut(tenant).filter(|share| share.used == 0 && share.coming == 0)
+            else {
                 return;
-            }
+            };
+            // From here on none is handed out, so what is given back is not used. The share stays: who wants a place meanwhile waits
+            // until the store has answered, and what it then leases is not taken away by what we say now.
+            (share.granted, share.until) = (0, None);
+        }
+        if self.give_up(tenant).await.is_err() {
+            // The next look tries again: nobody knows whether the store has heard of it.
+            return;
+        }
+        let mut shares = self.shares();
+        // Whoever waits has the same lock as we do, and needs the share that it is of.
+        let nobody =
+            |share: &Share| share.used == 0 && share.coming == 0 && Arc::strong_count(&share.asking) == 2;
+        if shares.get(tenant).is_some_and(nobody) {
+            shares.remove(tenant);
         }
     }
 
@@ -244,7 +283,12 @@ impl Inner {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::VecDeque;
+    use std::pin::Pin;
+
     use sluice_store::KekRing;
+    use sluice_store::simulated::{Fate, Faults, SimulatedStore};
+    use tokio::sync::watch;
 
     use super::*;
 
@@ -331,6 +375,108 @@ mod tests {
         let (granted, leases) = (inner.shares()[&acme()].granted, inner.counts.value(Count::TenantLeases));
         assert!(granted <= 2 * inner.block(), "{granted} places for no session");
         assert!(leases <= 2, "{leases} leases");
+    }
+
+    /// Says how late the next calls are; those after them are answered at once.
+    #[derive(Default)]
+    struct Late {
+        next: Mutex<VecDeque<Fate>>,
+        calls: watch::Sender<u32>,
+    }
+
+    impl Late {
+        fn say(&self, fates: impl IntoIterator<Item = Fate>) {
+            self.next.lock().expect("not poisoned").extend(fates);
+        }
+
+        /// Waits until the store was called so many times since `from`.
+        async fn called(&self, from: u32, times: u32) {
+            let seen =
+                self.calls.subscribe().wait_for(|calls| *calls >= from + times).await.map(|calls| *calls);
+            assert_eq!(seen.expect("it lives"), from + times);
+        }
+    }
+
+    impl Faults for Late {
+        fn next(&self) -> Fate {
+            self.calls.send_modify(|calls| *calls += 1);
+            let at_once = Fate::Answered { before: Duration::ZERO, after: Duration::ZERO };
+            self.next.lock().expect("not poisoned").pop_front().unwrap_or(at_once)
+        }
+
+        fn runs(&self) -> Pin<Box<dyn Future<Output = ()> + Send + '_>> {
+            Box::pin(std::future::ready(()))
+        }
+    }
+
+    async fn late_store() -> (Store, Arc<Late>) {
+        let late = Arc::new(Late::default());
+        let kek = KekRing::generate().expect("random bytes");
+        let faults: Arc<dyn Faults> = Arc::clone(&late) as _;
+        (SimulatedStore::new().expect("memory").open(kek, faults).await.expect("a store"), late)
+    }
+
+    const SLOW: Duration = Duration::from_millis(250);
+    const SLOWLY: Fate = Fate::Answered { before: SLOW, after: Duration::ZERO };
+
+    #[tokio::test(start_paused = true)]
+    async fn who_wants_a_place_while_places_are_given_back_leases_after_it() {
+        let (store, late) = late_store().await;
+        let (first, second) = (pod(&store, 1, 64), pod(&store, 2, 64));
+        let inner = Arc::clone(first.0.as_ref().expect("limited"));
+        assert_eq!(open(&first, 1).await, 1);
+        first.give_back(Some(&acme()));
+        late.say([SLOWLY]);
+        let before = *late.calls.borrow();
+        let looking = tokio::spawn(async move { inner.look().await });
+        late.called(before, 1).await;
+        let mut had = open(&first, 1).await;
+        looking.await.expect("a look");
+        while first.take(Some(&acme())) {
+            had += 1;
+        }
+        assert!(had >= 1, "it was leased a place");
+        let rest = open(&second, 100).await;
+        assert!(had + rest <= 64, "{had} and {rest} sessions of 64");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn places_that_the_store_did_not_take_back_are_given_back_again() {
+        let (store, late) = late_store().await;
+        let (first, second) = (pod(&store, 1, 64), pod(&store, 2, 64));
+        let inner = first.0.as_ref().expect("limited");
+        assert_eq!(open(&first, 10).await, 10);
+        for _ in 0..10 {
+            first.give_back(Some(&acme()));
+        }
+        late.say([Fate::Lost { after: SLOW }]);
+        inner.look().await;
+        assert!(!first.take(Some(&acme())), "what is being given back is not handed out");
+        inner.look().await;
+        assert!(inner.shares().is_empty(), "{:?}", inner.shares());
+        assert_eq!(open(&second, 100).await, 64);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_slow_store_renews_many_tenants_at_once_and_one_failure_ends_nothing() {
+        const TENANTS: u32 = 320;
+        let (store, late) = late_store().await;
+        let places = pod(&store, 1, 64);
+        let inner = places.0.as_ref().expect("limited");
+        for number in 0..TENANTS {
+            places.came(Some(&format!("tenant-{number}").parse().expect("a tenant")));
+        }
+        late.say([Fate::Lost { after: SLOW }]);
+        late.say((1..TENANTS).map(|_| SLOWLY));
+        let begun = tokio::time::Instant::now();
+        inner.look().await;
+        let took = begun.elapsed();
+        assert!(took < RENEWED_AT, "{TENANTS} tenants in {took:?}");
+        let granted = inner.shares().values().filter(|share| share.granted > 0).count();
+        assert_eq!(granted, TENANTS as usize - 1);
+        assert_eq!(inner.counts.value(Count::TenantLeasesFailed), 1);
+        inner.look().await;
+        assert!(inner.shares().values().all(|share| share.granted > 0), "the one that failed is due again");
     }
 
     #[tokio::test]
