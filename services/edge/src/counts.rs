@@ -168,6 +168,8 @@ counts! {
     DroppedUnexpected = "sluice.edge.dropped" ["reason" = "unexpected"];
     /// A HELLO_ACK of no handshake here, beyond those about which other shards and pods are asked.
     DroppedUnasked = "sluice.edge.dropped" ["reason" = "not_asked"];
+    /// A HELLO_ACK about which another pod asked, beyond those that are looked up for others.
+    DroppedNotLookedUp = "sluice.edge.dropped" ["reason" = "not_looked_up"];
     /// A cookie that is wrong or too old.
     DroppedCookie = "sluice.edge.dropped" ["reason" = "cookie"];
     /// A sealed frame of no session we know.
@@ -215,9 +217,9 @@ counts! {
     DroppedNotOwner = "sluice.edge.dropped" ["reason" = "not_owner"];
     /// A frame of a session whose keys are being looked for, beyond the one that waits, or that could not be asked for.
     DroppedWaking = "sluice.edge.dropped" ["reason" = "waking"];
-    /// A handshake at a pod that serves no slot.
+    /// A handshake at a pod that serves no slot, also one that another pod handed on to it.
     DroppedNoSlot = "sluice.edge.dropped" ["reason" = "no_slot"];
-    /// A datagram for another shard or pod whose queue was full.
+    /// A datagram for another shard or pod, or from one, whose queue was full.
     DroppedRelayFull = "sluice.edge.dropped" ["reason" = "relay_full"];
     /// A connection that found the table of connections full.
     DroppedNoConnection = "sluice.edge.dropped" ["reason" = "connections_full"];

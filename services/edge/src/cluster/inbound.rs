@@ -2,20 +2,20 @@
 
 use std::net::SocketAddr;
 use std::sync::mpsc::TrySendError;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use sluice_peers::{Control, Event, Inbound, NoRoom};
 use sluice_types::PodId;
 use tokio::sync::mpsc;
-use usmp::Duration;
 use usmp::server::demux::{Datagram, classify};
 
 use super::penalties;
+use super::questions::Questions;
 use super::slot_map::Place;
 use super::start::SlotMapReader;
 use crate::admission::Penalties;
-use crate::bucket::Bucket;
 use crate::clock::Clock;
+use crate::counts::{Count, Counts};
 use crate::link::{Errand, Relayed};
 use crate::shard::{PeerShard, shard_and_slot};
 
@@ -39,30 +39,25 @@ pub(super) struct Links {
     pub(super) cluster: mpsc::Sender<FromPeers>,
     pub(super) penalties: Penalties,
     pub(super) clock: Clock,
-    /// What this pod looks up for others; see [`QUESTIONS`].
-    pub(super) questions: Mutex<Bucket>,
-}
-
-/// Questions of all other pods at once, and how long one of these takes to be free again: each goes to all shards, and the thread that
-/// hands them over beats, too.
-const QUESTIONS: u32 = 256;
-const QUESTION: Duration = Duration::from_micros(3906);
-
-/// What [`Links`] begins with.
-pub(super) fn questions(clock: Clock) -> Mutex<Bucket> {
-    Mutex::new(Bucket::new(clock.now(), QUESTIONS, QUESTION))
+    /// What this pod looks up for others.
+    pub(super) questions: Mutex<Questions>,
+    pub(super) counts: Arc<Counts>,
 }
 
 impl Links {
     /// A full queue loses the datagram, as any network does; its sender has a timer.
     fn hand_over(&self, shard: u16, relayed: Relayed) {
-        let Some(peer) = self.shards.get(usize::from(shard)) else { return };
+        let Some(peer) = self.shards.get(usize::from(shard)) else {
+            return self.counts.one(Count::DroppedNotOwner);
+        };
         match peer.datagrams.try_send(relayed) {
             Ok(()) => {
                 // It looks at its queue once a second in any case.
                 let _ = peer.waker.wake();
             }
-            Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => {}
+            Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => {
+                self.counts.one(Count::DroppedRelayFull);
+            }
         }
     }
 }
@@ -70,9 +65,13 @@ impl Links {
 impl Inbound for Links {
     fn datagram(&self, from: PodId, flow: u32, source: SocketAddr, bytes: &mut [u8]) {
         let (shard, slot) = shard_and_slot(flow);
-        // Of a slot that is not ours: the sender will hear of it, and the device sends again.
-        if let Place::Shard(owner) = self.slots.borrow().of(slot) {
-            self.hand_over(owner, Relayed::new(Errand::FromPod { pod: from, shard }, source, bytes));
+        let place = self.slots.borrow().of(slot);
+        match place {
+            Place::Shard(owner) => {
+                self.hand_over(owner, Relayed::new(Errand::FromPod { pod: from, shard }, source, bytes));
+            }
+            // The sender will hear of it, and the device sends again.
+            Place::Pod(_) | Place::Nowhere => self.counts.one(Count::DroppedNotOwner),
         }
     }
 
@@ -82,14 +81,12 @@ impl Inbound for Links {
             // One that this pod is to do: always at the same shard, so that a repeat begins nothing new.
             let shards = self.shards.len().max(1);
             let home = self.slots.borrow().home_of((usize::from(source.port()) % shards) as u16);
-            if let Some(home) = home {
-                let errand = Errand::Handshake { from: Some((from, shard)) };
-                self.hand_over(home, Relayed::new(errand, source, bytes));
-            }
-            return;
+            let Some(home) = home else { return self.counts.one(Count::DroppedNoSlot) };
+            let errand = Errand::Handshake { from: Some((from, shard)) };
+            return self.hand_over(home, Relayed::new(errand, source, bytes));
         }
-        if !self.questions.lock().unwrap_or_else(PoisonError::into_inner).take(self.clock.now()) {
-            return;
+        if !self.questions.lock().unwrap_or_else(PoisonError::into_inner).take(self.clock.now(), from) {
+            return self.counts.one(Count::DroppedNotLookedUp);
         }
         // Any of the shards may have it: which one the kernel would have chosen depends on where the datagram comes from.
         for to in 0..self.shards.len() as u16 {
@@ -119,3 +116,6 @@ impl Inbound for Links {
         let _ = self.cluster.try_send(FromPeers::Changed);
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -10,6 +10,7 @@ mod members;
 mod owner;
 mod penalties;
 mod pulse;
+mod questions;
 mod ring;
 #[cfg(test)]
 mod simulated;

@@ -1,6 +1,6 @@
 //! What decides about slots, in a simulation: everything that [`join`](super::join) starts but the links.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use sluice_peers::{Inbound, Member, PeersHandle};
 use sluice_store::{LogPosition, Store};
@@ -9,10 +9,11 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::adoption::Ledgers;
-use super::inbound::{self, Links};
+use super::inbound::Links;
 use super::members::{Myself, tell_and_listen};
 use super::owner::{Beginning, Owners};
 use super::penalties::tell_others;
+use super::questions::Questions;
 use super::slot_map::SlotMap;
 use super::start::{FROM_PEERS, ShardPort};
 use crate::admission::Failed;
@@ -79,7 +80,8 @@ pub(crate) fn simulate(simulation: Simulation) -> Simulated {
         cluster,
         penalties: limits.penalties,
         clock,
-        questions: inbound::questions(clock),
+        questions: Mutex::new(Questions::new(clock.now())),
+        counts: Arc::clone(&limits.counts),
     });
     let stop = CancellationToken::new();
     tokio::spawn(tell_others(peers.clone(), news, limits.counts, stop.clone()));

@@ -1,8 +1,8 @@
 //! How a pod joins the others, and leaves them.
 
 use std::io;
-use std::sync::Arc;
 use std::sync::mpsc::SyncSender;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use sluice_bus::{BusConfig, BusError};
@@ -18,6 +18,7 @@ use super::inbound::{self, Links};
 use super::members::{Myself, member, tell_and_listen};
 use super::owner::{Beginning, Owners};
 use super::penalties::tell_others;
+use super::questions::Questions;
 use super::ring::{follow_ring, hand_out, peer_secrets};
 use super::slot_map::{Place, SlotMap};
 use crate::admission::{Failed, Penalties};
@@ -207,8 +208,10 @@ pub(crate) async fn join(joining: Joining<'_>) -> Result<Linked, JoinError> {
     let (secrets_tx, secrets) = watch::channel(secrets);
     let (ring_tx, ring) = watch::channel(parts.secrets.clone());
     let (draining, drains_seen) = watch::channel(false);
-    let questions = inbound::questions(clock);
-    let links = Arc::new(Links { shards, slots: map.subscribe(), cluster, penalties, clock, questions });
+    let questions = Mutex::new(Questions::new(clock.now()));
+    let counted = Arc::clone(&counts);
+    let slots = map.subscribe();
+    let links = Arc::new(Links { shards, slots, cluster, penalties, clock, questions, counts: counted });
     let mut peer_config = PeerConfig::new(config.listen, config.advertised());
     peer_config.release = env!("CARGO_PKG_VERSION").to_owned();
     let started = runtime.spawn(Peers::start(peer_config, me, secrets, members, links));

@@ -45,7 +45,8 @@ pub(super) enum Elsewhere {
 const ANSWERERS: usize = 1024;
 const ANSWERER: Duration = Duration::from_secs(10);
 
-/// Of how many HELLO_ACKs at once all shards together ask others, and how long one of these takes to be free again. A balancer that forgets
+/// Of how many HELLO_ACKs at once all shards together ask others, or one for each shard if these are more, and how long one of these takes
+/// to be free again. A balancer that forgets
 /// its flows brings as many of them as handshakes are under way; what a stranger makes of this is one datagram of 44 bytes for
 /// each other pod, 64 times a second.
 const QUESTIONS: u32 = 64;

@@ -22,7 +22,7 @@ pub(crate) struct PodClock {
 
 impl PodClock {
     /// One that starts now and shows this many millionths of what passes, its wall clock ahead by `ahead`.
-    pub(super) fn new(begin: tokio::time::Instant, per_million: u64, ahead: Duration) -> Self {
+    pub(crate) fn new(begin: tokio::time::Instant, per_million: u64, ahead: Duration) -> Self {
         let start = tokio::time::Instant::now();
         Self { start, per_million, wall: WALL + ahead + (start - begin) }
     }
