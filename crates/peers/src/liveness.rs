@@ -137,8 +137,8 @@ pub struct PeerState {
     pub linked: bool,
     /// Its beats come over a link.
     pub heard: bool,
-    /// Milliseconds since Kafka last answered that pod, as it said in its last heartbeat.
-    pub kafka_ok_within_ms: Option<u32>,
+    /// Kafka answers it, by what it says. No age of that: a view differs from the one before only when something has changed.
+    pub kafka_answers: bool,
     /// Why it is given no slot although it lives.
     pub aside: Option<Aside>,
 }
@@ -158,7 +158,6 @@ struct Peer {
     heard: Option<Instant>,
     by_record: Option<u64>,
     changed: Instant,
-    kafka_ok_within_ms: Option<u32>,
     standing: Standing,
     /// When its record was last seen to change.
     recorded: Instant,
@@ -186,7 +185,6 @@ impl Peer {
             heard: None,
             by_record: None,
             changed: now,
-            kafka_ok_within_ms: None,
             standing: Standing::new(now),
             recorded: now,
         }
@@ -299,7 +297,6 @@ impl Liveness {
     /// A heartbeat came over a link.
     pub fn heard(&mut self, now: Instant, pod: PodId, counter: u64, kafka_ok_within_ms: Option<u32>) {
         let Some(peer) = self.peers.get_mut(&pod) else { return };
-        peer.kafka_ok_within_ms = kafka_ok_within_ms;
         peer.standing.kafka.told(now, kafka_ok_within_ms.map(|ms| Duration::from_millis(ms.into())));
         if peer.by_link != Some(counter) {
             peer.by_link = Some(counter);
@@ -380,7 +377,7 @@ impl Liveness {
             draining: peer.draining,
             linked: peer.links_out > 0,
             heard: peer.is_heard(self.last_turn),
-            kafka_ok_within_ms: peer.kafka_ok_within_ms,
+            kafka_answers: peer.standing.kafka.is_answered(self.last_turn),
             aside: peer.standing.aside(),
         })
     }

@@ -1,7 +1,7 @@
 use std::time::Duration;
 
 use super::world::*;
-use crate::{Count, Event, Evidence};
+use crate::{Count, Event, Evidence, View};
 use tokio::time::{Instant, interval};
 
 #[tokio::test]
@@ -92,15 +92,41 @@ async fn a_pod_without_the_secret_at_an_address_is_no_evidence_of_death() {
 async fn the_heartbeat_says_when_kafka_last_answered() {
     let (a, b) = linked(&config()).await;
     let view = b.peers.handle().view();
-    let said = || view.borrow().peer(pod(1)).and_then(|peer| peer.kafka_ok_within_ms);
-    assert_eq!(said(), None);
+    let answers = |view: &View| view.peer(pod(1)).is_some_and(|peer| peer.kafka_answers);
+    assert!(!answers(&view.borrow()));
     a.peers.handle().kafka_answered();
     let mut changes = b.peers.handle().view();
     tokio::time::timeout(DEADLINE, async {
-        while changes.borrow_and_update().peer(pod(1)).and_then(|peer| peer.kafka_ok_within_ms).is_none() {
+        while !answers(&changes.borrow_and_update()) {
             changes.changed().await.unwrap();
         }
     })
     .await
     .expect("an age in a heartbeat");
+}
+
+#[tokio::test]
+async fn beats_alone_change_no_view() {
+    let (a, b) = linked(&config()).await;
+    a.peers.handle().kafka_answered();
+    let mut view = b.peers.handle().view();
+    let answers = |view: &View| view.peer(pod(1)).is_some_and(|peer| peer.kafka_answers && peer.heard);
+    tokio::time::timeout(DEADLINE, async {
+        while !answers(&view.borrow_and_update()) {
+            view.changed().await.unwrap();
+        }
+    })
+    .await
+    .expect("a pod that Kafka answers");
+    // A pod decides anew about all slots with each view.
+    let counter = a.peers.handle().counter();
+    tokio::time::timeout(DEADLINE, async {
+        while a.peers.handle().counter() < counter + 3 {
+            a.peers.handle().kafka_answered();
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    })
+    .await
+    .expect("three beats");
+    assert!(!view.has_changed().expect("it lives"), "{:?}", view.borrow());
 }

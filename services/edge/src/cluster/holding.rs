@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 use std::time::Instant;
 
+use sluice_peers::owner_of_slot;
 use sluice_types::PodId;
 
 /// What this pod does with a slot.
@@ -40,6 +41,26 @@ impl Slot {
     };
 }
 
+/// Whose each slot should be. Worked out anew only when other pods may have slots: it costs a hash for each pod and slot.
+#[derive(Debug, Default)]
+pub(super) struct Targets {
+    candidates: Vec<PodId>,
+    of: Vec<Option<PodId>>,
+}
+
+impl Targets {
+    pub(super) fn follow(&mut self, slots: u16, candidates: &[PodId]) {
+        if self.candidates != candidates || self.of.len() != usize::from(slots) {
+            self.of = (0..slots).map(|slot| owner_of_slot(slot, candidates)).collect();
+            self.candidates = candidates.to_vec();
+        }
+    }
+
+    pub(super) fn of(&self, slot: u16) -> Option<PodId> {
+        self.of.get(usize::from(slot)).copied().flatten()
+    }
+}
+
 /// Who serves the slots, if that is known of each.
 pub(super) fn serving_all(slots: &[Slot]) -> Option<HashSet<PodId>> {
     slots.iter().map(|slot| slot.owner.map(|(pod, _)| pod)).collect()
@@ -48,6 +69,23 @@ pub(super) fn serving_all(slots: &[Slot]) -> Option<HashSet<PodId>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn targets_are_those_of_the_candidates_of_the_moment() {
+        let pods: Vec<_> = (1..=5).map(|byte| PodId::from_bytes([byte; 16])).collect();
+        let mut targets = Targets::default();
+        for candidates in [&pods[..], &pods[..2], &[], &pods[1..], &pods[1..]] {
+            targets.follow(64, candidates);
+            for slot in 0..64 {
+                assert_eq!(
+                    targets.of(slot),
+                    owner_of_slot(slot, candidates),
+                    "slot {slot} of {candidates:?}"
+                );
+            }
+            assert_eq!(targets.of(64), None);
+        }
+    }
 
     #[test]
     fn pods_that_serve_are_known_once_each_slot_has_an_owner() {

@@ -15,7 +15,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use super::adoption::{Ledgers, News, NotAdopted, Settle, adopt_slot, outcome};
 use super::announcement::{announce, announced, drains, says_it_drains};
-use super::holding::{Slot, State, serving_all};
+use super::holding::{Slot, State, Targets, serving_all};
 use super::inbound::FromPeers;
 use super::pulse::{PULSE, Pulse};
 use super::slot_map::{Place, SlotMap};
@@ -69,6 +69,7 @@ pub(super) struct Owners {
     /// Who waits for the end of the drain.
     drained: Option<oneshot::Sender<()>>,
     retire_next: Instant,
+    targets: Targets,
     /// Pods that said themselves that they drain, before the store does; none of them takes that back.
     drains: HashSet<PodId>,
 }
@@ -111,6 +112,7 @@ impl Owners {
             pulse: Pulse::default(),
             drained: None,
             retire_next: now(),
+            targets: Targets::default(),
             drains: HashSet::new(),
         }
     }
@@ -376,9 +378,10 @@ impl Owners {
         let now = now();
         let settled_in = now >= self.started + GRACE;
         let slots = u16::try_from(self.slots.len()).unwrap_or(u16::MAX);
+        self.targets.follow(slots, &candidates);
         for slot in 0..slots {
             let Some(found) = self.slots.get(usize::from(slot)).copied() else { continue };
-            let target = owner_of_slot(slot, &candidates);
+            let target = self.targets.of(slot);
             match found.state {
                 State::Elsewhere => {
                     let holder = found.owner.map(|(pod, _)| pod).filter(|pod| *pod != self.me);
@@ -434,7 +437,10 @@ impl Owners {
     /// comes back puts itself on it again.
     fn retire(&mut self, view: &View) {
         let now = now();
-        let Some(serving) = serving_all(&self.slots).filter(|_| self.retire_next <= now) else { return };
+        if now < self.retire_next {
+            return;
+        }
+        let Some(serving) = serving_all(&self.slots) else { return };
         self.retire_next = now + RETIRE;
         let lives = |pod: &PodId| view.peer(*pod).is_some_and(|peer| peer.dead.is_none());
         let known: HashSet<PodId> =
