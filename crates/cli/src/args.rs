@@ -118,6 +118,9 @@ pub(crate) enum DeviceCommand {
     /// Show one device.
     Show(DeviceShowArgs),
     /// Refuse a device from now on and close its sessions.
+    #[command(
+        after_help = "Exit code: 0 it is in force everywhere, 2 it stands and is not in force everywhere yet, 1 it could not be made."
+    )]
     Revoke {
         /// The device.
         id: DeviceId,
@@ -297,12 +300,15 @@ pub(crate) enum StoreCommand {
 #[derive(Debug, Subcommand)]
 pub(crate) enum AuditCommand {
     /// Read a topic of telemetry up to its end, and check that nothing is doubled, out of order, or another device's.
-    #[command(after_help = "Exit code: 0 nothing is wrong, 1 something is, 2 the topic could not be read.
+    #[command(
+        after_help = "Exit code: 0 nothing is wrong, 1 something is, 2 the topic could not be read, 3 nothing is wrong among the sessions
+that were remembered, and some were forgotten (--max-sessions).
 
 Examples:
   sluice audit topic                             all telemetry of the running `sluice dev`
   sluice audit topic --brokers localhost:9092 -o json
-  sluice audit topic --from 1200,940,1017        from these offsets, one per partition")]
+  sluice audit topic --from 1200,940,1017        from these offsets, one per partition"
+    )]
     Topic(AuditTopicArgs),
 }
 

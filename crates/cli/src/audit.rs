@@ -17,12 +17,13 @@ const REPORT_VERSION: u32 = 1;
 
 /// What a check found is success or failure; that it could not be made is neither.
 const NOT_CHECKED: u8 = 2;
+/// Nothing is wrong as far as sessions were remembered.
+const NOT_COMPLETE: u8 = 3;
 
 pub(crate) async fn run(global: &Global, command: AuditCommand) -> ExitCode {
     let AuditCommand::Topic(args) = command;
     match topic(global, args).await {
-        Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => ExitCode::FAILURE,
+        Ok(report) => verdict(&report),
         Err(error) => {
             crate::failed(&error);
             ExitCode::from(NOT_CHECKED)
@@ -30,8 +31,15 @@ pub(crate) async fn run(global: &Global, command: AuditCommand) -> ExitCode {
     }
 }
 
-/// Whether nothing is wrong.
-async fn topic(global: &Global, args: AuditTopicArgs) -> Result<bool> {
+fn verdict(report: &AuditReport) -> ExitCode {
+    match (report.is_clean(), report.is_complete()) {
+        (false, _) => ExitCode::FAILURE,
+        (true, false) => NOT_COMPLETE.into(),
+        (true, true) => ExitCode::SUCCESS,
+    }
+}
+
+async fn topic(global: &Global, args: AuditTopicArgs) -> Result<AuditReport> {
     let bus = crate::config::reachable_bus(global, args.brokers.as_deref()).await?;
     let topic = match Topic::ALL.iter().find(|topic| topic.short_name() == args.topic) {
         Some(topic) => TopicNames::new(&bus.topic_prefix).of(*topic).to_owned(),
@@ -47,7 +55,12 @@ async fn topic(global: &Global, args: AuditTopicArgs) -> Result<bool> {
     let limits = AuditLimits { sessions: args.max_sessions, examples: args.examples };
     let name = topic.clone();
     let (report, parts) = tokio::task::spawn_blocking(move || check(&bus, &name, &options, limits)).await??;
-    let mut facts = json!({ "version": REPORT_VERSION, "topic": topic, "clean": report.is_clean() });
+    let mut facts = json!({
+        "version": REPORT_VERSION,
+        "topic": topic,
+        "clean": report.is_clean(),
+        "complete": report.is_complete(),
+    });
     let counts = serde_json::to_value(&report)?;
     if let (Some(facts), Some(counts)) = (facts.as_object_mut(), counts.as_object()) {
         facts.insert("committed".to_owned(), report.committed().into());
@@ -56,7 +69,7 @@ async fn topic(global: &Global, args: AuditTopicArgs) -> Result<bool> {
         facts.insert("partitions".to_owned(), parts.iter().map(part).collect());
     }
     Printer::new(global.output).done(text(&topic, &report, &parts).trim_end(), &facts);
-    Ok(report.is_clean())
+    Ok(report)
 }
 
 fn check(

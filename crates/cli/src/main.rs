@@ -33,7 +33,7 @@ fn main() -> ExitCode {
     let outcome = runtime.block_on(async {
         match command {
             Command::Dev(args) => dev::run(&global, args).await,
-            Command::Device(command) => device::run(&global, command).await,
+            Command::Device(command) => return device::run(&global, command).await,
             Command::Tail(args) => tail::run(&global, args).await,
             Command::Topics(command) => topics::run(&global, command).await,
             Command::Store(command) => store::run(&global, &command).await,

@@ -441,6 +441,17 @@ pub enum EdgeConfigError {
         /// The time given.
         given: Duration,
     },
+    /// What the pods cannot count.
+    #[error("edge.admission.window is {given:?}: give it {MIN_WINDOW:?} to {MAX_WINDOW:?}")]
+    Window {
+        /// The time given.
+        given: Duration,
+    },
+    /// Clones are suspected by what pods tell each other through the store.
+    #[error(
+        "edge.clones.quarantine needs edge.cluster.enabled: a process alone does not see two holders of a key; set it to off, or join the pods"
+    )]
+    QuarantineAlone,
     /// More shards than a session id can name.
     #[error("edge.shards is {given}: at most {MAX_SHARDS} are possible")]
     TooManyShards {
@@ -448,6 +459,10 @@ pub enum EdgeConfigError {
         given: usize,
     },
 }
+
+/// The time in which new sessions of a device are counted.
+const MIN_WINDOW: Duration = Duration::from_millis(1);
+const MAX_WINDOW: Duration = Duration::from_secs(24 * 3600);
 
 /// Most shards of one process.
 pub const MAX_SHARDS: usize = 256;
@@ -487,6 +502,12 @@ impl EdgeConfig {
             if (given.get() as usize) < least {
                 return Err(EdgeConfigError::TooSmall { key, given: given.get(), least });
             }
+        }
+        if !(MIN_WINDOW..=MAX_WINDOW).contains(&self.admission.window) {
+            return Err(EdgeConfigError::Window { given: self.admission.window });
+        }
+        if self.clones.quarantine != Quarantine::Off && !self.cluster.enabled {
+            return Err(EdgeConfigError::QuarantineAlone);
         }
         if self.cluster.enabled && !self.cluster.can_be_reached() {
             return Err(EdgeConfigError::Advertise { given: self.cluster.advertised() });
@@ -560,5 +581,13 @@ mod tests {
         assert_eq!(hasty.validate(), Err(EdgeConfigError::Patience { given }));
         let many = EdgeConfig { shards: NonZeroUsize::new(257), ..EdgeConfig::default() };
         assert_eq!(many.validate(), Err(EdgeConfigError::TooManyShards { given: 257 }));
+        let mut alone = EdgeConfig::default();
+        alone.clones.quarantine = Quarantine::For(Duration::from_secs(60));
+        assert_eq!(alone.validate(), Err(EdgeConfigError::QuarantineAlone));
+        for given in [Duration::from_micros(999), Duration::from_secs(24 * 3600 + 1)] {
+            let mut window = EdgeConfig::default();
+            window.admission.window = given;
+            assert_eq!(window.validate(), Err(EdgeConfigError::Window { given }));
+        }
     }
 }

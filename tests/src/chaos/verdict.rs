@@ -21,7 +21,7 @@ pub struct Verdict {
     pub lost: Vec<(DeviceId, u32)>,
     /// Records under another device's key than the one whose message it is, or that are no message of the fleet.
     pub foreign: Vec<String>,
-    /// Records whose message is lower than one before it in the same session: the devices count up.
+    /// Records whose message is not above all before it in the same session: the devices count up, and say nothing twice in a session.
     pub disordered: Vec<String>,
     /// Sessions opened beyond each device's first.
     pub handshakes: u64,
@@ -62,11 +62,13 @@ impl Verdict {
             }
             there.insert(message);
             let session = record.header("ce_id").and_then(|id| id.split('.').next()).unwrap_or_default();
-            let highest = highest.entry(session).or_insert(message);
-            if message < *highest {
-                disordered.push(format!("{place}: message {message} behind {highest} in {session}"));
+            match highest.get_mut(session) {
+                Some(highest) if message <= *highest => {
+                    disordered.push(format!("{place}: message {message} after {highest} in {session}"));
+                }
+                Some(highest) => *highest = message,
+                None => _ = highest.insert(session, message),
             }
-            *highest = (*highest).max(message);
         }
         let lost = logs.iter().flat_map(|log| log.acked.iter().map(|&message| (log.device, message)));
         let lost = lost.filter(|(_, message)| !there.contains(message)).collect();
@@ -180,7 +182,9 @@ mod tests {
         assert_eq!(Verdict::new(&logs, &[first(), altered]).foreign.len(), 1);
         let disordered = Verdict::new(&logs, &[record(1, 1_000_001, 0), record(1, 1_000_000, 1)]);
         assert_eq!((disordered.disordered.len(), disordered.audit.order_breaks), (1, 0), "{disordered}");
-        for verdict in [verdict, doubled, foreign, disordered] {
+        let renamed = Verdict::new(&logs, &[first(), record(1, 1_000_001, 1), record(1, 1_000_001, 2)]);
+        assert_eq!((renamed.disordered.len(), renamed.audit.doubled), (1, 0), "{renamed}");
+        for verdict in [verdict, doubled, foreign, disordered, renamed] {
             assert!(!verdict.is_kept(), "{verdict}");
         }
     }

@@ -90,6 +90,12 @@ impl AuditReport {
         self.records.saturating_sub(self.malformed).saturating_sub(self.doubled)
     }
 
+    /// Whether no session was forgotten, of which a copy that came later would not have been seen.
+    #[must_use]
+    pub const fn is_complete(&self) -> bool {
+        self.sessions_forgotten == 0
+    }
+
     /// Whether nothing is wrong.
     #[must_use]
     pub fn is_clean(&self) -> bool {

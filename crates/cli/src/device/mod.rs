@@ -6,6 +6,8 @@ mod registry;
 mod sim;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use sluice_types::DeviceId;
@@ -19,9 +21,15 @@ pub(crate) use key::{KeyForm, fresh_key, read_key};
 pub(crate) use registry::{Registry, add, list, release, revoke, show};
 pub(crate) use sim::{Schedule, run_device};
 
-pub(crate) async fn run(global: &Global, command: DeviceCommand) -> Result<()> {
+/// A device that is revoked, and may still be served somewhere.
+const NOT_IN_FORCE: u8 = 2;
+
+pub(crate) async fn run(global: &Global, command: DeviceCommand) -> Result<ExitCode> {
     let printer = Printer::new(global.output);
     match command {
+        DeviceCommand::Revoke { id, reason, wait } => {
+            return revoke_device(&Registry::open(global).await?, id, &reason, wait, printer).await;
+        }
         DeviceCommand::Sim(args) => sim::run(args).await,
         DeviceCommand::Add(args) => add_device(&Registry::open(global).await?, args, printer).await,
         DeviceCommand::List(args) => list_devices(&Registry::open(global).await?, args, printer).await,
@@ -44,21 +52,30 @@ pub(crate) async fn run(global: &Global, command: DeviceCommand) -> Result<()> {
                 .done(&text, &serde_json::json!({ "device": id, "released": held.is_some(), "hold": held }));
             Ok(())
         }
-        DeviceCommand::Revoke { id, reason, wait } => {
-            let registry = Registry::open(global).await?;
-            let position = registry.revoke(id, &reason).await?;
-            let (mut text, mut facts) =
-                (format!("{id} is revoked"), serde_json::json!({ "device": id, "state": "revoked" }));
-            if let (Some(position), Some(store)) = (position, registry.shared_store()) {
-                let spread = in_force::spread(store, position, wait).await?;
-                text = format!("{text}, {spread}");
-                facts["in_force"] = spread.is_complete().into();
-                facts["outstanding"] = spread.outstanding().into();
-            }
-            printer.done(&text, &facts);
-            Ok(())
-        }
     }
+    .map(|()| ExitCode::SUCCESS)
+}
+
+async fn revoke_device(
+    registry: &Registry,
+    id: DeviceId,
+    reason: &str,
+    wait: Duration,
+    printer: Printer,
+) -> Result<ExitCode> {
+    let position = registry.revoke(id, reason).await?;
+    let (mut text, mut facts) =
+        (format!("{id} is revoked"), serde_json::json!({ "device": id, "state": "revoked" }));
+    let mut code = ExitCode::SUCCESS;
+    if let (Some(position), Some(store)) = (position, registry.shared_store()) {
+        let spread = in_force::spread(store, position, wait).await?;
+        text = format!("{text}, {spread}");
+        facts["in_force"] = spread.is_complete().into();
+        facts["outstanding"] = spread.outstanding().into();
+        code = if spread.is_complete() { code } else { NOT_IN_FORCE.into() };
+    }
+    printer.done(&text, &facts);
+    Ok(code)
 }
 
 async fn add_device(registry: &Registry, args: DeviceAddArgs, printer: Printer) -> Result<()> {
