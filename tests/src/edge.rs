@@ -12,7 +12,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use sluice_store::Topology;
 use sluice_test_env::{Port, Process, resident_kib, unique, wait_for};
-use sluice_types::DeviceId;
+use sluice_types::{DeviceId, PodId};
 use toml::{Table, Value};
 
 use crate::sdk::Transport;
@@ -256,6 +256,17 @@ impl Edge {
     pub fn log(&self) -> Result<String> {
         let bytes = std::fs::read(&self.log).context("cannot read the edge's log")?;
         Ok(String::from_utf8_lossy(&bytes).into_owned())
+    }
+
+    /// The name by which the other pods know this one, if it is one of many; another one with each worker.
+    ///
+    /// # Errors
+    /// It has not said its name.
+    pub fn pod_id(&self) -> Result<PodId> {
+        let log = self.log()?;
+        let said = log.lines().rev().find(|line| line.contains("one of many pods")).context("no name")?;
+        let said: serde_json::Value = serde_json::from_str(said).context("no line of the log")?;
+        said["pod"].as_str().and_then(|name| name.parse().ok()).context("no name of a pod")
     }
 }
 

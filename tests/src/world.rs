@@ -11,7 +11,7 @@ use sluice_store::{
     KekRing, LogPosition, NewDevice, NewKey, RedisConfig, RevocationOutcome, Store, StoreConfig, StoreKind,
 };
 use sluice_test_env::{Kafka, Redis, unique};
-use sluice_types::{DeviceId, Psk};
+use sluice_types::{DeviceId, PodId, Psk};
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
 
@@ -138,15 +138,15 @@ impl World {
         self.runtime.block_on(self.store.revoke(id, &reason)).context("cannot revoke")
     }
 
-    /// How many pods have not said that they applied the revocation log up to there; waits as long as `patience` for them.
+    /// The pods that have not said that they applied the revocation log up to there; waits as long as `patience` for them.
     ///
     /// # Errors
     /// The store cannot be reached.
-    pub fn revocation_outstanding(&self, position: LogPosition, patience: Duration) -> Result<usize> {
+    pub fn revocation_outstanding(&self, position: LogPosition, patience: Duration) -> Result<Vec<PodId>> {
         let outcome = self.runtime.block_on(self.store.revocation_complete(position, patience));
         Ok(match outcome.context("cannot ask how far a revocation is applied")? {
-            RevocationOutcome::Completed => 0,
-            RevocationOutcome::Outstanding(pods) => pods.len(),
+            RevocationOutcome::Completed => Vec::new(),
+            RevocationOutcome::Outstanding(pods) => pods,
         })
     }
 

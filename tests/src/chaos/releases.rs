@@ -110,8 +110,8 @@ impl Crossing {
         let position = cluster.world().revoke(revoked.id)?;
         let outstanding = cluster.world().revocation_outstanding(position, WITHIN)?;
         ensure!(
-            outstanding == 0,
-            "{}: {outstanding} pods do not say that it is in force",
+            outstanding.is_empty(),
+            "{}: {outstanding:?} do not say that it is in force",
             what("revocation")
         );
         self.refused(&revoked, second).with_context(|| what("revocation"))?;

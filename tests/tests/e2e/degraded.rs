@@ -9,6 +9,7 @@ use sluice_bus::Topic;
 use sluice_test_env::{Kafka, Redis};
 use sluice_tests::chaos::{Cluster, ClusterOptions, Probe, Probes, Reaches, Step, Verdict, Wiring};
 use sluice_tests::{Condition, Credentials, Transport, wait_for};
+use sluice_types::PodId;
 
 /// Until what must come is given up, on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -248,16 +249,22 @@ impl Stage {
             }
         }
         // Who could not hear is known by name.
-        let deaf = sides.iter().filter(|side| !side.can.hear).count();
+        let deaf: Vec<_> =
+            sides.iter().filter(|side| !side.can.hear).map(|side| self.name(side.pod)).collect();
         if let Some(position) = revoked {
             // The dead pod may still be waited for, too, while one that is left cannot take it off the list.
-            let patience = if deaf == 0 { PATIENCE } else { Duration::ZERO };
+            let patience = if deaf.is_empty() { PATIENCE } else { Duration::ZERO };
             let outstanding = self.cluster.world().revocation_outstanding(position, patience).unwrap();
             assert!(
-                outstanding >= deaf && (deaf > 0 || outstanding == 0),
-                "{outstanding} pods, {deaf} cannot hear"
+                deaf.iter().all(|pod| outstanding.contains(pod)),
+                "outstanding are {outstanding:?}, and {deaf:?} cannot hear"
             );
+            assert!(!deaf.is_empty() || outstanding.is_empty(), "{outstanding:?} could hear");
         }
+    }
+
+    fn name(&self, pod: usize) -> PodId {
+        self.cluster.pod(pod).pod_id().unwrap()
     }
 
     /// Afterwards: everybody gets on, in the session it has; nothing that was acknowledged is lost, doubled or out of order.
