@@ -85,7 +85,8 @@ fn a_redis_put_back_while_no_pod_ran_opens_no_session_until_an_operator_accepts_
     refused(&sdk, &stolen, &pods[1]);
 
     // The operator revokes anew what must not connect, and accepts the rest.
-    operator(&pods[0], &["device", "revoke", &stolen.id.to_string(), "--reason", "stolen"]);
+    // A pod that was killed may still serve the device, until others have taken its slots over.
+    operator(&pods[0], &["device", "revoke", &stolen.id.to_string(), "--reason", "stolen", "--wait", "60s"]);
     operator(&pods[0], &["store", "accept"]);
     for pod in &pods {
         connects(&sdk, &honest, pod);

@@ -180,9 +180,10 @@ impl LedgerReader {
             }
             None => None,
         };
+        let mut patience = Patience { until };
         loop {
             let discarded = had_snapshot && start.is_none();
-            match self.read_once(slot, mark, start.take(), until)? {
+            match self.read_once(slot, mark, start.take(), &mut patience)? {
                 Some((state, owner_offset, read)) => {
                     return Ok(Reading { state, owner_offset, read, discarded });
                 }
@@ -200,11 +201,10 @@ impl LedgerReader {
         slot: u16,
         mark: OwnerMark,
         snapshot: Option<Snapshot>,
-        until: Instant,
+        patience: &mut Patience,
     ) -> Result<Option<(LedgerState, i64, u64)>, AdoptError> {
         let offset = snapshot.as_ref().map_or(Offset::Beginning, |snapshot| Offset::Offset(snapshot.offset));
         let mut replay = Replay::new(slot, mark, snapshot);
-        let mut patience = Patience { until };
         let mut assignment = TopicPartitionList::new();
         assignment
             .add_partition_offset(&self.topic, i32::from(slot), offset)
