@@ -258,3 +258,22 @@ fn a_pod_that_dials_before_it_is_listed_is_known_while_it_is_linked() {
     assert_eq!(world.events(), [Event::Dead(pod(9), Evidence::Left)]);
     assert_eq!(world.machine.peers().count(), 1);
 }
+
+#[test]
+fn beats_alone_change_nothing_of_how_a_pod_looks() {
+    let mut world = World::with(2);
+    let seen = |world: &World| world.machine.peers().collect::<Vec<_>>();
+    let at = world.now;
+    world.machine.heard(at, pod(1), 1, Some(40));
+    let before = seen(&world);
+    assert!(before[0].kafka_answers && !before[1].kafka_answers);
+    // A pod decides anew about all slots with each change.
+    for (beat, age) in [41, 300, 0, 250].into_iter().enumerate() {
+        let at = at + Duration::from_millis(200 * beat as u64 + 200);
+        world.machine.heard(at, pod(1), beat as u64 + 2, Some(age));
+        world.machine.handle_timeout(at);
+        assert_eq!(seen(&world), before, "the answer of {age} ms ago");
+    }
+    world.machine.heard(at + Duration::from_secs(1), pod(1), 9, Some(1_500));
+    assert!(!seen(&world)[0].kafka_answers, "that is news");
+}

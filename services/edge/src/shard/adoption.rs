@@ -2,10 +2,10 @@
 
 use usmp::crypto::Provider;
 
-use super::Shard;
 use super::records::Records;
-use super::slots::Owned;
+use super::slots::{Leaving, Owned};
 use super::snapshots::Progress;
+use super::{Phase, Shard};
 use crate::counts::Count;
 use crate::link::{AdoptedSlot, SlotNews, ToCluster};
 
@@ -15,7 +15,15 @@ impl<P: Provider> Shard<P> {
         let AdoptedSlot { slot, adoption, generation, writer, sessions, snapshot_discarded } = adopted;
         let records = Records::new(writer, self.core.encoder.clone(), &self.core.config.limits);
         let progress = Progress::new(self.core.now, sessions.len());
-        let owned = Owned { slot, adoption, generation, records, leaving: None, behind: false, progress };
+        // One that comes when the shard is at its end goes again.
+        let leaving = match self.phase {
+            Phase::Serving => None,
+            Phase::Finishing(until) | Phase::Leaving(_, until) => {
+                Some(Leaving::at_once(self.core.now, until))
+            }
+            Phase::Over => Some(Leaving::at_once(self.core.now, self.core.now)),
+        };
+        let owned = Owned { slot, adoption, generation, records, leaving, behind: false, progress };
         let is_ours = self.core.slots.insert(owned);
         self.core.counts.one(Count::SlotsAdopted);
         if snapshot_discarded {
