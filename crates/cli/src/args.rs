@@ -119,7 +119,7 @@ pub(crate) enum DeviceCommand {
     Show(DeviceShowArgs),
     /// Refuse a device from now on and close its sessions.
     #[command(
-        after_help = "Exit code: 0 it is in force everywhere, 2 it stands and is not in force everywhere yet, 1 it could not be made."
+        after_help = "Exit code: 0 it is in force everywhere, 1 it could not be made, 3 it stands, and is not in force everywhere yet."
     )]
     Revoke {
         /// The device.

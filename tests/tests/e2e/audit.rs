@@ -94,6 +94,10 @@ fn what_an_edge_writes_is_clean() {
     let found = json(&world, &[], 0);
     assert_eq!((&found["committed"], &found["sessions"]), (&80.into(), &4.into()), "{found}");
     assert_eq!((&found["version"], &found["clean"]), (&1.into(), &true.into()), "{found}");
+    assert_eq!(found["complete"], true, "{found}");
+    // Who remembers too little says so.
+    let found = json(&world, &["--max-sessions", "1"], 3);
+    assert_eq!((&found["clean"], &found["complete"]), (&true.into(), &false.into()), "{found}");
 }
 
 #[test]

@@ -23,17 +23,27 @@ pub(super) enum Spread {
     Everywhere,
     /// These may still serve the device.
     Outstanding(Vec<String>),
+    /// The store did not answer; why.
+    Unknown(String),
 }
+
+/// A device that is revoked, and may still be served somewhere. (2 is a command line that is none.)
+const NOT_IN_FORCE: u8 = 3;
 
 impl Spread {
     pub(super) const fn is_complete(&self) -> bool {
-        !matches!(self, Self::Outstanding(_))
+        matches!(self, Self::NoEdge | Self::Everywhere)
+    }
+
+    /// The status by which a script hears of it.
+    pub(super) const fn exit_code(&self) -> u8 {
+        if self.is_complete() { 0 } else { NOT_IN_FORCE }
     }
 
     pub(super) fn outstanding(&self) -> &[String] {
         match self {
             Self::Outstanding(names) => names,
-            Self::NoEdge | Self::Everywhere => &[],
+            Self::NoEdge | Self::Everywhere | Self::Unknown(_) => &[],
         }
     }
 }
@@ -50,6 +60,9 @@ impl fmt::Display for Spread {
             Self::Everywhere => f.write_str("in force on all pods"),
             Self::Outstanding(names) => {
                 write!(f, "NOT YET in force on {}: they may still serve the device", names.join(", "))
+            }
+            Self::Unknown(why) => {
+                write!(f, "and which pods have applied it is NOT KNOWN: {why}; ask again with the same command")
             }
         }
     }
@@ -117,6 +130,19 @@ mod tests {
         let found = judge(silent, &all, HERE);
         assert_eq!(found.outstanding(), [format!("pod {}", PodId::from_bytes([1; 16]))]);
         assert!(!found.is_complete());
+    }
+
+    #[test]
+    fn a_script_hears_whether_it_is_in_force_by_the_exit_code() {
+        let some = || vec!["a".to_owned()];
+        for (spread, code) in [
+            (Spread::Everywhere, 0),
+            (Spread::NoEdge, 0),
+            (Spread::Outstanding(some()), NOT_IN_FORCE),
+            (Spread::Unknown("no answer".to_owned()), NOT_IN_FORCE),
+        ] {
+            assert_eq!(spread.exit_code(), code, "{spread}");
+        }
     }
 
     #[test]

@@ -21,9 +21,6 @@ pub(crate) use key::{KeyForm, fresh_key, read_key};
 pub(crate) use registry::{Registry, add, list, release, revoke, show};
 pub(crate) use sim::{Schedule, run_device};
 
-/// A device that is revoked, and may still be served somewhere.
-const NOT_IN_FORCE: u8 = 2;
-
 pub(crate) async fn run(global: &Global, command: DeviceCommand) -> Result<ExitCode> {
     let printer = Printer::new(global.output);
     match command {
@@ -68,11 +65,13 @@ async fn revoke_device(
         (format!("{id} is revoked"), serde_json::json!({ "device": id, "state": "revoked" }));
     let mut code = ExitCode::SUCCESS;
     if let (Some(position), Some(store)) = (position, registry.shared_store()) {
-        let spread = in_force::spread(store, position, wait).await?;
+        // The revocation stands, whatever is known of the rest.
+        let spread = in_force::spread(store, position, wait).await;
+        let spread = spread.unwrap_or_else(|error| in_force::Spread::Unknown(format!("{error:#}")));
         text = format!("{text}, {spread}");
         facts["in_force"] = spread.is_complete().into();
         facts["outstanding"] = spread.outstanding().into();
-        code = if spread.is_complete() { code } else { NOT_IN_FORCE.into() };
+        code = spread.exit_code().into();
     }
     printer.done(&text, &facts);
     Ok(code)
