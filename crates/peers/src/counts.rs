@@ -35,7 +35,7 @@ counts! {
     LinksRenewed = "links.renewed";
     /// Dials that the other host refused.
     DialsRefused = "dials.refused";
-    /// Dials answered by another pod of the cluster than the one expected.
+    /// Dials answered by another pod of the cluster than the one expected: it has taken the place of one that is gone.
     DialsMisdirected = "dials.misdirected";
     /// Dials that failed otherwise.
     DialsFailed = "dials.failed";
@@ -45,6 +45,9 @@ counts! {
     AcceptsFailed = "accepts.failed";
     /// Handshakes refused, at either end, because the peer's certificate does not hold or is missing.
     WrongCredentials = "refused.credentials";
+    /// Handshakes that a pod of the cluster gave up since it had looked for another pod here: one that is gone, and whose record is still
+    /// there. The other end counts a misdirected dial.
+    LookedForAnother = "refused.misdirected";
     /// Handshakes that were no TLS 1.3 or broke it.
     BrokenHandshakes = "refused.handshake";
     /// Handshakes not done in time.

@@ -3,7 +3,7 @@
 use std::io;
 use std::time::Duration;
 
-use rustls::{AlertDescription, CertificateError};
+use rustls::AlertDescription;
 use sluice_types::PodId;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
@@ -19,7 +19,9 @@ use crate::tls::{self, Proven};
 /// How long the other host may take to answer a connection.
 const CONNECT: Duration = Duration::from_secs(1);
 const BACKOFF_FIRST: Duration = Duration::from_millis(50);
-const BACKOFF_LONGEST: Duration = Duration::from_secs(1);
+pub(crate) const BACKOFF_LONGEST: Duration = Duration::from_secs(1);
+/// The same while another pod of the cluster answers there: whoever was looked for is gone, and its record goes within seconds.
+const BACKOFF_MISDIRECTED: Duration = Duration::from_secs(5);
 
 /// An authenticated link to a peer, nothing sent on it yet but the Hello.
 pub(crate) struct Link {
@@ -64,11 +66,22 @@ impl DialError {
     pub(crate) fn is_refusal(&self) -> bool {
         matches!(self, Self::Refused(_) | Self::Misdirected)
     }
+
+    /// The longest pause before the next attempt.
+    pub(crate) fn longest_pause(&self) -> Duration {
+        match self {
+            Self::Misdirected => BACKOFF_MISDIRECTED,
+            _ => BACKOFF_LONGEST,
+        }
+    }
 }
 
 /// What a failed handshake says about the peer; the same reading at both ends.
 pub(crate) enum Fault {
+    /// Its certificate holds and names another pod than was looked for.
     Name,
+    /// It says that it looked for another pod. Nobody has proven anything by that.
+    SoughtAnother,
     Credentials,
     Protocol,
     Io,
@@ -80,9 +93,8 @@ pub(crate) fn fault(error: &io::Error) -> Fault {
         return Fault::Io;
     };
     match error {
-        rustls::Error::InvalidCertificate(
-            CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
-        ) => Fault::Name,
+        rustls::Error::InvalidCertificate(error) if *error == tls::OTHER_NAME => Fault::Name,
+        rustls::Error::AlertReceived(alert) if *alert == tls::OTHER_NAME_ALERT => Fault::SoughtAnother,
         rustls::Error::InvalidCertificate(_) | rustls::Error::NoCertificatesPresented => Fault::Credentials,
         rustls::Error::AlertReceived(
             Alert::BadCertificate
@@ -91,7 +103,6 @@ pub(crate) fn fault(error: &io::Error) -> Fault {
             | Alert::CertificateExpired
             | Alert::CertificateUnknown
             | Alert::UnknownCA
-            | Alert::AccessDenied
             | Alert::DecryptError
             | Alert::CertificateRequired,
         ) => Fault::Credentials,
@@ -102,7 +113,8 @@ pub(crate) fn fault(error: &io::Error) -> Fault {
 fn failed(error: io::Error) -> DialError {
     match fault(&error) {
         Fault::Name => DialError::Misdirected,
-        Fault::Credentials => DialError::Credentials(error),
+        // A stranger may say so too: it is no proof of who answers.
+        Fault::Credentials | Fault::SoughtAnother => DialError::Credentials(error),
         Fault::Protocol => DialError::Handshake(error),
         Fault::Io => DialError::Failed(error),
     }
@@ -151,13 +163,13 @@ impl Backoff {
     }
 
     /// `chance` lies in 0..=1.
-    pub(crate) fn next(&mut self, chance: f64) -> Duration {
-        let longest = match self.attempts {
+    pub(crate) fn next(&mut self, chance: f64, longest: Duration) -> Duration {
+        let pause = match self.attempts {
             0 => Duration::ZERO,
-            n => BACKOFF_FIRST.saturating_mul(1 << n.saturating_sub(1).min(8)).min(BACKOFF_LONGEST),
+            n => BACKOFF_FIRST.saturating_mul(1 << n.saturating_sub(1).min(8)).min(longest),
         };
         self.attempts = self.attempts.saturating_add(1);
-        longest.mul_f64(0.5 + chance.clamp(0.0, 1.0) / 2.0)
+        pause.mul_f64(0.5 + chance.clamp(0.0, 1.0) / 2.0)
     }
 }
 
@@ -168,13 +180,22 @@ mod tests {
     #[test]
     fn pauses_grow_from_nothing_to_a_second_and_start_anew() {
         let mut backoff = Backoff::default();
-        let pauses: Vec<_> = (0..8).map(|_| backoff.next(1.0).as_millis()).collect();
+        let longest = DialError::Slow.longest_pause();
+        let pauses: Vec<_> = (0..8).map(|_| backoff.next(1.0, longest).as_millis()).collect();
         assert_eq!(pauses, [0, 50, 100, 200, 400, 800, 1000, 1000]);
-        assert_eq!(backoff.next(0.0).as_millis(), 500);
+        assert_eq!(backoff.next(0.0, longest).as_millis(), 500);
         for _ in 0..100 {
-            backoff.next(0.5);
+            backoff.next(0.5, longest);
         }
         backoff.reset();
-        assert_eq!(backoff.next(0.0), Duration::ZERO);
+        assert_eq!(backoff.next(0.0, longest), Duration::ZERO);
+    }
+
+    #[test]
+    fn an_address_where_another_pod_answers_is_dialled_more_seldom() {
+        let mut backoff = Backoff::default();
+        let longest = DialError::Misdirected.longest_pause();
+        let pauses: Vec<_> = (0..10).map(|_| backoff.next(1.0, longest).as_millis()).collect();
+        assert_eq!(pauses, [0, 50, 100, 200, 400, 800, 1600, 3200, 5000, 5000]);
     }
 }

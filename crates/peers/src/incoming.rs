@@ -133,11 +133,15 @@ impl Refusal {
     fn count(&self) -> Count {
         match self {
             Self::Handshake(error) => match fault(error) {
+                Fault::SoughtAnother => Count::LookedForAnother,
                 Fault::Credentials | Fault::Name => Count::WrongCredentials,
                 Fault::Protocol | Fault::Io => Count::BrokenHandshakes,
             },
             Self::Nameless => Count::WrongCredentials,
-            Self::Hello(HelloError::Io(_)) => Count::BrokenHandshakes,
+            Self::Hello(HelloError::Io(error)) => match fault(error) {
+                Fault::SoughtAnother => Count::LookedForAnother,
+                _ => Count::BrokenHandshakes,
+            },
             Self::Hello(HelloError::Frame(_)) | Self::OtherPod => Count::WrongHello,
             Self::TooMany => Count::TooManyLinks,
             Self::Slow => Count::SlowHandshakes,

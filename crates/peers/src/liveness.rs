@@ -114,10 +114,22 @@ pub(crate) enum Direction {
 impl fmt::Display for Aside {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::NoKafka => "Kafka does not answer this pod, and answers others, which serve its slots",
+            Self::NoKafka => {
+                "Kafka does not answer this pod, and answers others, which serve its slots: look at the way from this pod to bus.brokers"
+            }
             Self::NoLinks => {
                 "no link to a pod that serves its slots: look at edge.cluster.advertise and the network"
             }
+        })
+    }
+}
+
+impl fmt::Display for Evidence {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Refused => "its address refuses connections, or another pod answers there",
+            Self::Silent => "nothing is heard of it",
+            Self::Left => "it has left",
         })
     }
 }
@@ -393,6 +405,12 @@ impl Liveness {
     #[must_use]
     pub const fn aside(&self) -> Option<Aside> {
         self.standing.aside()
+    }
+
+    /// Kafka has not answered this pod for [`KAFKA_LOST`], whether or not it answers others.
+    #[must_use]
+    pub fn kafka_is_lost(&self) -> bool {
+        self.standing.kafka.is_lost()
     }
 
     /// This pod stands aside, and at least one other is known to serve at this moment: devices should be sent there.

@@ -7,7 +7,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep_until};
 
 use crate::counts::Count;
-use crate::liveness::{Aside, Liveness, Member, PeerState};
+use crate::liveness::{Aside, Event, Liveness, Member, PeerState};
 use crate::shared::{Seen, Senders, Shared};
 
 /// How the deployment looks from this pod.
@@ -21,6 +21,8 @@ pub struct View {
     pub aside: Option<Aside>,
     /// It stands aside, and another pod is known to serve at this moment.
     pub others_serve_instead: bool,
+    /// Kafka has not answered this pod for [`KAFKA_LOST`](crate::KAFKA_LOST), whether or not it answers others.
+    pub kafka_is_lost: bool,
 }
 
 impl View {
@@ -45,7 +47,7 @@ impl View {
 
     /// Nobody but the pod itself is known.
     pub(crate) const fn of(me: PodId) -> Self {
-        Self { me, peers: Vec::new(), aside: None, others_serve_instead: false }
+        Self { me, peers: Vec::new(), aside: None, others_serve_instead: false, kafka_is_lost: false }
     }
 
     pub(crate) fn from_machine(me: PodId, machine: &Liveness) -> Self {
@@ -54,6 +56,7 @@ impl View {
             peers: machine.peers().collect(),
             aside: machine.aside(),
             others_serve_instead: machine.others_serve_instead(),
+            kafka_is_lost: machine.kafka_is_lost(),
         }
     }
 
@@ -101,7 +104,7 @@ pub(crate) async fn observe(
             }
         }
         while let Some(event) = machine.poll_event() {
-            tracing::info!(?event, "a peer changed");
+            tell(shared.me, event);
             shared.inbound.changed(event);
         }
         let fresh = View::from_machine(shared.me, &machine);
@@ -112,6 +115,27 @@ pub(crate) async fn observe(
             }
             differs
         });
+    }
+}
+
+/// For whoever is called at night.
+fn tell(me: PodId, event: Event) {
+    match event {
+        Event::Alive(peer) => tracing::info!(%peer, "a pod is there"),
+        Event::Dead(peer, why) => tracing::info!(%peer, %why, "a pod is dead: others adopt its slots"),
+        Event::Draining(peer, true) => tracing::info!(%peer, "a pod drains: it gives its slots to others"),
+        Event::Draining(peer, false) => tracing::info!(%peer, "a pod does not drain any more"),
+        Event::Aside(pod, Some(why)) if pod == me => tracing::warn!(
+            %pod, %why,
+            "this pod stands aside: it serves no slot and relays what still reaches it, until the reason has been gone for some seconds"
+        ),
+        Event::Aside(pod, None) if pod == me => {
+            tracing::info!(%pod, "this pod stands aside no more: it takes its share of the slots again");
+        }
+        Event::Aside(peer, Some(why)) => {
+            tracing::info!(%peer, ?why, "another pod stands aside: its slots go to others")
+        }
+        Event::Aside(peer, None) => tracing::info!(%peer, "a pod stands aside no more"),
     }
 }
 
@@ -132,5 +156,49 @@ pub(crate) fn within_bounds<'a>(shared: &Shared, members: &'a [Member]) -> &'a [
             shared.counts.add_many(Count::TooManyMembers, u64::try_from(beyond.len()).unwrap_or(u64::MAX));
             within
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::sync::{Mutex, PoisonError};
+
+    use super::*;
+
+    #[derive(Clone, Default)]
+    struct Lines(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Lines {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().unwrap_or_else(PoisonError::into_inner).write(bytes)
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    fn line(event: Event) -> String {
+        let lines = Lines::default();
+        let writer = lines.clone();
+        let subscriber =
+            tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).finish();
+        tracing::subscriber::with_default(subscriber, || tell(PodId::from_bytes([1; 16]), event));
+        String::from_utf8(lines.0.lock().unwrap_or_else(PoisonError::into_inner).clone()).unwrap()
+    }
+
+    #[test]
+    fn stepping_aside_is_a_warning_that_says_why_and_where_to_look_and_its_end_is_told() {
+        let (me, other) = (PodId::from_bytes([1; 16]), PodId::from_bytes([2; 16]));
+        let aside = line(Event::Aside(me, Some(Aside::NoKafka)));
+        assert!(aside.contains("WARN") && aside.contains("this pod stands aside"), "{aside}");
+        assert!(aside.contains("look at the way from this pod to bus.brokers"), "{aside}");
+        let aside = line(Event::Aside(me, Some(Aside::NoLinks)));
+        assert!(aside.contains("WARN") && aside.contains("look at edge.cluster.advertise"), "{aside}");
+        let back = line(Event::Aside(me, None));
+        assert!(back.contains("INFO") && back.contains("this pod stands aside no more"), "{back}");
+        let another = line(Event::Aside(other, Some(Aside::NoKafka)));
+        assert!(another.contains("INFO") && another.contains(&other.to_string()), "{another}");
     }
 }

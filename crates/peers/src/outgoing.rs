@@ -12,7 +12,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 use tokio_rustls::client::TlsStream;
 
 use crate::counts::Count;
-use crate::dial::{Backoff, DialError, Link, dial};
+use crate::dial::{BACKOFF_LONGEST, Backoff, DialError, Link, dial};
 use crate::frame::{self, Control, Heartbeat};
 use crate::liveness::Direction;
 use crate::sender::Outbox;
@@ -34,6 +34,7 @@ pub(crate) async fn keep(shared: Arc<Shared>, outbox: Arc<Outbox>, mut queue: mp
     let mut backoff = Backoff::default();
     let mut trouble = None;
     while let Some(address) = shared.address_of(pod) {
+        let mut longest = BACKOFF_LONGEST;
         match dial(&shared, pod, &address).await {
             Ok(link) => {
                 tracing::info!(peer = %pod, address, release = link.release, "linked to a peer");
@@ -55,6 +56,7 @@ pub(crate) async fn keep(shared: Arc<Shared>, outbox: Arc<Outbox>, mut queue: mp
             }
             Err(error) => {
                 shared.counts.add(error.count());
+                longest = error.longest_pause();
                 if error.is_refusal() {
                     shared.tell(Seen::Refused(pod)).await;
                 }
@@ -65,7 +67,7 @@ pub(crate) async fn keep(shared: Arc<Shared>, outbox: Arc<Outbox>, mut queue: mp
                 }
             }
         }
-        pause(&shared, pod, &address, backoff.next(rand::random())).await;
+        pause(&shared, pod, &address, backoff.next(rand::random(), longest)).await;
     }
 }
 

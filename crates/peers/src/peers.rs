@@ -190,7 +190,7 @@ impl PeersHandle {
         self.senders.clone()
     }
 
-    /// Links this pod dialled that do not rest on the current secret. Once it is 0 on every pod, older secrets may leave the ring.
+    /// Links this pod dialled that do not rest on the current secret: 0, but for the seconds after a change of secrets.
     #[must_use]
     pub fn links_by_older_secret(&self) -> usize {
         let senders = self.senders.borrow();

@@ -9,12 +9,19 @@ use rustls::pki_types::{CertificateDer, ServerName, TrustAnchor, UnixTime};
 use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
 use rustls::sign::CertifiedKey;
 use rustls::{
-    ClientConfig, DigitallySignedStruct, DistinguishedName, RootCertStore, ServerConfig, SignatureScheme,
+    AlertDescription, CertificateError, ClientConfig, DigitallySignedStruct, DistinguishedName,
+    RootCertStore, ServerConfig, SignatureScheme,
 };
 use sluice_types::PodId;
 
 use crate::identity::{Authority, IdentityError, name_of};
 use crate::secret::PeerSecrets;
+
+/// A pod of the cluster answers, and not the one that was looked for. The other end is told by an alert of its own: it must not take this
+/// for somebody who has not the secret.
+pub(crate) const OTHER_NAME: CertificateError = CertificateError::ApplicationVerificationFailure;
+/// How the library tells the other end of [`OTHER_NAME`].
+pub(crate) const OTHER_NAME_ALERT: AlertDescription = AlertDescription::AccessDenied;
 
 /// What a ring of secrets comes to: how to dial, how to accept, whose certificates hold.
 pub(crate) struct Tls {
@@ -157,7 +164,15 @@ impl ServerCertVerifier for ServerVerifier {
         ocsp_response: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
-        self.verifier.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now)
+        let verified =
+            self.verifier.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now);
+        verified.map_err(|error| match error {
+            // The name is looked at last: all else holds.
+            rustls::Error::InvalidCertificate(
+                CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
+            ) => OTHER_NAME.into(),
+            error => error,
+        })
     }
 
     fn verify_tls12_signature(

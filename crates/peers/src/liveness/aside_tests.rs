@@ -201,6 +201,21 @@ fn a_kafka_that_answers_nobody_moves_nobody() {
 }
 
 #[test]
+fn that_kafka_is_lost_is_known_within_three_seconds_whoever_else_it_answers_and_undone_by_one_answer() {
+    let mut pods = Pods::new(2);
+    let lost = |pods: &Pods| pods.machines.iter().map(Liveness::kafka_is_lost).collect::<Vec<_>>();
+    pods.reach = vec![false; 2];
+    pods.pass(2_500);
+    assert_eq!(lost(&pods), [false; 2], "a broker that restarts is not lost");
+    pods.pass(1_000);
+    assert_eq!(lost(&pods), [true; 2]);
+    assert_eq!(pods.changes, [], "nobody is better than the other");
+    pods.reach = vec![true, false];
+    pods.pass(500);
+    assert_eq!(lost(&pods), [false, true]);
+}
+
+#[test]
 fn a_pod_that_is_cut_off_stays_aside_while_kafka_answers_nobody_but_is_ready() {
     let mut pods = Pods::new(3);
     pods.reach[1] = false;

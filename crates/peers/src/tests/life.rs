@@ -2,6 +2,8 @@ use std::time::Duration;
 
 use super::world::*;
 use crate::{Count, Event, Evidence, View};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
 use tokio::time::{Instant, interval};
 
 #[tokio::test]
@@ -75,6 +77,35 @@ async fn an_address_where_another_pod_answers_is_a_refusal() {
     let got = a.wait_for("a death", |got| matches!(got, Got::Changed(Event::Dead(..)))).await;
     assert_eq!(got, Got::Changed(Event::Dead(pod(2), Evidence::Refused)));
     assert!(a.count(Count::DialsMisdirected) >= 1);
+    c.wait_count(Count::LookedForAnother, 1).await;
+    // A plain restart must not look like an attack, at either end.
+    assert_eq!([&a, &c].map(|pod| pod.count(Count::WrongCredentials)), [0, 0]);
+    assert_eq!(c.count(Count::BrokenHandshakes), 0);
+}
+
+#[tokio::test]
+async fn a_stranger_that_says_it_looked_for_another_pod_is_no_evidence_of_death() {
+    // A fatal alert `access_denied` in place of a ServerHello.
+    const ALERT: [u8; 7] = [21, 3, 3, 0, 2, 2, 49];
+    let stranger = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = stranger.local_addr().unwrap().to_string();
+    let answering = tokio::spawn(async move {
+        loop {
+            let (mut stream, _) = stranger.accept().await.unwrap();
+            let _ = stream.read(&mut [0; 4096]).await;
+            let _ = stream.write_all(&ALERT).await;
+            // Whoever closes with something unread resets, and the alert may be lost with it.
+            let _ = stream.read(&mut [0; 4096]).await;
+        }
+    });
+    let mut a = Pod::start(1, ring(7, &[]), config()).await;
+    a.members.send_replace(vec![member(pod(2), &address)]);
+    a.wait_count(Count::WrongCredentials, 2).await;
+    assert_eq!(a.count(Count::DialsMisdirected), 0);
+    let dead: Vec<_> =
+        a.rest().into_iter().filter(|got| matches!(got, Got::Changed(Event::Dead(..)))).collect();
+    assert_eq!(dead, []);
+    answering.abort();
 }
 
 #[tokio::test]
