@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use rdkafka::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::ConsumerContext;
-use rdkafka::error::KafkaError;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use serde::Deserialize;
 
 /// Lines a client may log per [`WINDOW`]: a broker that is away makes hundreds of equal ones a minute.
@@ -47,10 +47,37 @@ impl Voice {
     }
 }
 
+/// A producer is at its end. Whoever has it is told so by the call that fails, and says it once, with what comes of it.
+fn is_an_end(level: RDKafkaLogLevel, facility: &str) -> bool {
+    matches!(
+        (level, facility),
+        (RDKafkaLogLevel::Emerg, "FATAL") | (RDKafkaLogLevel::Emerg | RDKafkaLogLevel::Alert, "TXNERR")
+    )
+}
+
+/// No trouble, or trouble that is told elsewhere.
+fn is_quiet(error: &KafkaError) -> bool {
+    matches!(
+        error.rdkafka_error_code(),
+        Some(
+            // How a reader hears that it has read everything, which is what it was made for.
+            RDKafkaErrorCode::PartitionEOF
+            // As in `is_an_end`.
+            | RDKafkaErrorCode::Fatal
+            | RDKafkaErrorCode::Fenced
+            | RDKafkaErrorCode::ProducerFenced
+            | RDKafkaErrorCode::InvalidProducerEpoch
+        )
+    )
+}
+
 impl ClientContext for Voice {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
         match level {
             RDKafkaLogLevel::Debug | RDKafkaLogLevel::Info | RDKafkaLogLevel::Notice => {
+                tracing::debug!(facility, detail = message, "Kafka client");
+            }
+            level if is_an_end(level, facility) => {
                 tracing::debug!(facility, detail = message, "Kafka client");
             }
             _ => {
@@ -62,7 +89,9 @@ impl ClientContext for Voice {
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
-        if let Some(withheld) = self.admit() {
+        if is_quiet(&error) {
+            tracing::debug!(%error, reason, "Kafka client");
+        } else if let Some(withheld) = self.admit() {
             tracing::warn!(%error, reason, withheld, "Kafka client");
         }
     }
@@ -155,6 +184,20 @@ mod tests {
         assert_eq!(admitted, LINES as usize);
         assert_eq!(window.admit(start + WINDOW), Some(90), "the withheld ones are told");
         assert_eq!(window.admit(start + WINDOW), Some(0), "once");
+    }
+
+    #[test]
+    fn the_end_of_a_partition_and_of_a_fenced_writer_are_no_warnings_of_the_client() {
+        use RDKafkaErrorCode as Code;
+        for code in [Code::PartitionEOF, Code::Fatal, Code::ProducerFenced, Code::InvalidProducerEpoch] {
+            assert!(is_quiet(&KafkaError::Global(code)), "{code:?}");
+        }
+        for code in [Code::AllBrokersDown, Code::BrokerTransportFailure, Code::Authentication] {
+            assert!(!is_quiet(&KafkaError::Global(code)), "{code:?}");
+        }
+        assert!(is_an_end(RDKafkaLogLevel::Emerg, "FATAL") && is_an_end(RDKafkaLogLevel::Alert, "TXNERR"));
+        assert!(!is_an_end(RDKafkaLogLevel::Error, "TXNERR"), "a transaction that is made anew");
+        assert!(!is_an_end(RDKafkaLogLevel::Emerg, "BGQUEUE"));
     }
 
     #[test]

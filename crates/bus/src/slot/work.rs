@@ -156,7 +156,7 @@ impl Work {
             self.settle.settle(group);
         }
         if let End::Lost(why) = end {
-            tracing::warn!(slot = self.publisher.ledger.partition(), %why, unknown, "a slot is lost");
+            tracing::warn!(slot = self.publisher.ledger.partition(), %why, unknown, "a slot is lost to this pod: whoever should have it adopts it, and nothing acknowledged is lost");
             self.settle.lost(why);
         }
         unknown

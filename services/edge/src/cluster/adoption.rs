@@ -40,6 +40,13 @@ pub(super) enum NotAdopted {
     Panicked,
 }
 
+impl NotAdopted {
+    /// Somebody else adopted it meanwhile: one of the two has it.
+    pub(super) const fn is_a_race(&self) -> bool {
+        matches!(self, Self::Failed(AdoptError::Owner(SlotLost::Fenced)))
+    }
+}
+
 /// What comes of an adoption, whatever it ends in: a slot of which nothing is heard would be nobody's for ever.
 pub(super) async fn outcome<T: Send + 'static>(
     adoption: impl Future<Output = Result<T, NotAdopted>> + Send + 'static,
@@ -193,7 +200,8 @@ impl SlotSettle for Settle {
     }
 
     fn lost(&mut self, why: SlotLost) {
-        tracing::warn!(slot = self.news.slot, error = %why, "a slot's writer is at its end");
+        // The writer has warned of it.
+        tracing::debug!(slot = self.news.slot, error = %why, "a slot's writer is at its end");
         self.news.lost();
     }
 

@@ -320,10 +320,8 @@ impl Owners {
         if found.owner.is_some() {
             // Another pod has adopted it: nobody needs it from us.
         } else if lost {
-            tracing::warn!(
-                slot,
-                "this slot has another owner, or its last transaction is in doubt; adopting anew if it is ours"
-            );
+            // Its writer has warned of it.
+            tracing::debug!(slot, "a slot is lost, adopting it anew if it is ours");
             found.not_before = Some(now() + AGAIN);
         } else {
             return self.hand_over(slot).await;
@@ -358,7 +356,11 @@ impl Owners {
                 });
             }
             Err(error) => {
-                tracing::warn!(%error, slot, "the slot was not adopted, trying again");
+                if error.is_a_race() {
+                    tracing::debug!(%error, slot, "another pod has adopted the slot at the same time");
+                } else {
+                    tracing::warn!(%error, slot, "the slot was not adopted, trying again");
+                }
                 found.state = State::Elsewhere;
                 found.not_before = Some(now() + AGAIN);
                 // Whoever was faster serves it, and was perhaps heard meanwhile.
