@@ -258,6 +258,9 @@ fn explain(error: figment::Error, origins: &Origins) -> LoadError {
     // The library puts the value into its message.
     let message = if is_secret_name(&key) {
         "not a value of the right kind".to_owned()
+    } else if let Kind::UnknownVariant(found, known) = &error.kind {
+        // The library's own text quotes the list twice.
+        format!("found `{found}`, expected one of: {}", known.join(", "))
     } else {
         error.kind.to_string()
     };

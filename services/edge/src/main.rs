@@ -5,7 +5,8 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Context;
-use clap::Parser;
+use clap::error::ErrorKind;
+use clap::{CommandFactory as _, Parser};
 use sluice_edge::Config;
 use sluice_edge::parent::{self, Parent};
 use sluice_svc::config::{self, Sources};
@@ -15,8 +16,9 @@ use sluice_svc::tasks::chain;
 #[derive(Debug, Parser)]
 #[command(version)]
 struct Args {
-    /// File with the settings, TOML; `SLUICE__EDGE__UDP` and the like override single ones.
-    #[arg(long, required_unless_present_any = ["print_reference", "print_sample"])]
+    /// File with the settings, TOML; `SLUICE__EDGE__UDP` and the like override single ones. `--print-sample` prints one to begin
+    /// with.
+    #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
     /// Print the settings in force, without secrets, and end.
     #[arg(long)]
@@ -65,8 +67,12 @@ fn run(args: &Args) -> anyhow::Result<()> {
     let Some(file) = &args.config else {
         let text = if args.print_reference {
             config::markdown::<Config>("Settings of sluice-edge")
-        } else {
+        } else if args.print_sample {
             config::sample::<Config>()
+        } else {
+            let missing = "no settings: name a file with `--config FILE`; `sluice-edge --print-sample > edge.toml` \
+                           writes one with every setting and its default";
+            Args::command().error(ErrorKind::MissingRequiredArgument, missing).exit();
         };
         print!("{text}");
         return Ok(());

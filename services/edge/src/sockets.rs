@@ -19,7 +19,7 @@ pub(crate) struct ShardSockets {
 /// Why the edge cannot listen.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "cannot listen for {transport} on {address}: {source}; is another process using it (edge.{transport} chooses another)?"
+    "cannot listen for {transport} on {address}; is another process using it (`edge.{transport}` chooses another)?"
 )]
 pub struct BindError {
     /// `tcp` or `udp`.

@@ -31,6 +31,15 @@ struct Edge {
     idle: Duration,
     tcp_enabled: bool,
     trusted: Vec<String>,
+    guarantee: Guarantee,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+enum Guarantee {
+    #[default]
+    AtLeastOnce,
+    ExactlyOnce,
 }
 
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
@@ -51,6 +60,7 @@ impl Default for Edge {
             idle: Duration::from_secs(300),
             tcp_enabled: true,
             trusted: vec![],
+            guarantee: Guarantee::default(),
         }
     }
 }
@@ -192,6 +202,16 @@ fn missing_file_and_broken_file_are_named() {
     let (_dir, path) = file("[edge]\nudp = \"x\"\nudp = \"y\"\n");
     let text = error(&Sources::default().file(&path));
     assert!(text.contains("sluice.toml") && text.contains("line 3") && text.contains("duplicate"), "{text}");
+}
+
+#[test]
+fn a_word_that_is_none_of_the_possible_ones_is_answered_with_those() {
+    let text = error(&Sources::default().env([("SLUICE__EDGE__GUARANTEE", "exactly_onc")]));
+    assert_eq!(
+        text,
+        "wrong value of `edge.guarantee` from the environment variable SLUICE__EDGE__GUARANTEE: found `exactly_onc`, \
+         expected one of: at_least_once, exactly_once"
+    );
 }
 
 #[test]
