@@ -47,13 +47,36 @@ pub(crate) enum Request {
         id: DeviceId,
         reveal: bool,
     },
-    RevokeDevice {
+    AddKey {
         id: DeviceId,
-        reason: String,
+        psk_hex: String,
+    },
+    RetireKey {
+        id: DeviceId,
+        key: u32,
+    },
+    Withdraw {
+        id: DeviceId,
+        how: Withdrawal,
+    },
+    ResumeDevice {
+        id: DeviceId,
     },
     ReleaseDevice {
         id: DeviceId,
     },
+}
+
+/// How a device loses the right to connect.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub(crate) enum Withdrawal {
+    /// For good.
+    Revoke { reason: String },
+    /// Until it is resumed.
+    Suspend { reason: String },
+    /// Out of the registry.
+    Remove,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -83,7 +106,8 @@ pub(crate) struct DeviceView {
     pub(crate) tenant: TenantId,
     pub(crate) state: String,
     pub(crate) profile: String,
-    pub(crate) key_epochs: Vec<u32>,
+    /// Its own keys, oldest first.
+    pub(crate) keys: Vec<KeyView>,
     /// RFC 3339, UTC.
     pub(crate) created: String,
     /// Why and until when it is refused for a time; only when one device is shown.
@@ -92,6 +116,17 @@ pub(crate) struct DeviceView {
     /// Only when it was asked for with `--reveal`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) psk_hex: Option<String>,
+}
+
+/// A key as it is shown.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct KeyView {
+    pub(crate) epoch: u32,
+    /// RFC 3339, UTC.
+    pub(crate) created: String,
+    /// From when on it opens no session. RFC 3339, UTC.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) not_after: Option<String>,
 }
 
 /// Why a device is refused for a time.

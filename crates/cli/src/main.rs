@@ -53,6 +53,6 @@ fn main() -> ExitCode {
 
 /// One line: what happened and what to do, the cause behind it.
 fn failed(error: &anyhow::Error) -> ExitCode {
-    eprintln!("sluice: {error:#}");
+    eprintln!("sluice: {}", sluice_svc::tasks::chain(error.as_ref()));
     ExitCode::FAILURE
 }

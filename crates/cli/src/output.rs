@@ -36,6 +36,12 @@ impl Printer {
                 println!("state    {}", device.state);
                 println!("profile  {}", device.profile);
                 println!("created  {}", device.created);
+                for (place, key) in device.keys.iter().enumerate() {
+                    let name = if place == 0 { "keys" } else { "" };
+                    let until =
+                        key.not_after.as_ref().map(|end| format!(", until {end}")).unwrap_or_default();
+                    println!("{name:<8} {}, since {}{until}", key.epoch, key.created);
+                }
                 if let Some(hold) = &device.hold {
                     let (reason, since, until) = (&hold.reason, &hold.since, &hold.until);
                     println!(
@@ -76,10 +82,10 @@ impl Printer {
 }
 
 fn facts(device: &DeviceView) -> Value {
-    let DeviceView { device, tenant, state, profile, key_epochs, created, hold, .. } = device;
+    let DeviceView { device, tenant, state, profile, keys, created, hold, .. } = device;
     let mut facts = json!({
         "device": device, "tenant": tenant, "state": state, "profile": profile,
-        "key_epochs": key_epochs, "created": created,
+        "key_epochs": keys.iter().map(|key| key.epoch).collect::<Vec<_>>(), "keys": keys, "created": created,
     });
     if let Some(hold) = hold {
         facts["hold"] = json!(hold);

@@ -9,6 +9,7 @@ mod balanced;
 mod chaos;
 mod crowds;
 mod degraded;
+mod device_keys;
 mod driver;
 mod fleet;
 mod hostile_peers;

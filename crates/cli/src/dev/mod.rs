@@ -1,5 +1,6 @@
 //! `sluice dev`: edge, store and broker in one process.
 
+mod refusals;
 mod sample;
 mod simulate;
 mod socket;
@@ -9,12 +10,12 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::path::Path;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Error, Result, bail};
 use sluice_bus::{ApplyOptions, BusConfig, EmbeddedBroker};
 use sluice_edge::config::{EdgeConfig, Listen};
 use sluice_edge::{Deps, Edge, Ending, StartError};
-use sluice_store::{KekRing, LocalConfig, Store, StoreConfig};
-use sluice_svc::admin::{Admin, AdminConfig};
+use sluice_store::{KekRing, LocalConfig, OpenError, Store, StoreConfig};
+use sluice_svc::admin::{Admin, AdminConfig, AdminError};
 use sluice_svc::readiness::Readiness;
 use sluice_svc::shutdown::Shutdown;
 use sluice_svc::tasks::{OnEnd, Tasks};
@@ -30,10 +31,20 @@ const PARTITIONS: i32 = 4;
 /// How long the first answers of Kafka are waited for.
 const WARM_WITHIN: Duration = Duration::from_secs(5);
 
+/// Whoever waits for Kafka for longer than this is told so.
+const SAY_AFTER: Duration = Duration::from_secs(1);
+
 /// How long the parts beside the edge may take to end.
 const END_WITHIN: Duration = Duration::from_secs(2);
 
 pub(crate) async fn run(global: &Global, args: DevArgs) -> Result<()> {
+    if let Some(file) = &global.config {
+        bail!(
+            "`sluice dev` takes no `--config`: its addresses and its Kafka are flags of its own (`sluice dev --help`), its store lies in \
+             `--data-dir`; `sluice-edge --config {}` runs the edge with that file",
+            file.display()
+        );
+    }
     let shutdown = Shutdown::new();
     sluice_svc::shutdown::on_signals(&shutdown).context("signals cannot be heard")?;
     if let Some(file) = &args.ready_file {
@@ -50,7 +61,10 @@ pub(crate) async fn run(global: &Global, args: DevArgs) -> Result<()> {
     let listening = readiness.latch("listeners");
     let admin_config = AdminConfig { listen: args.admin, ..AdminConfig::default() };
     let admin = Admin::bind(&admin_config)
-        .context("`--admin HOST:PORT` chooses another address")?
+        .map_err(|error| match error {
+            AdminError::Bind(bind) => cannot_listen("admin", bind.address, bind.source),
+            other => other.into(),
+        })?
         .with(telemetry.clone(), readiness.clone());
     let admin_address = admin.local_addr();
     let store = open_store(&data_dir).await?;
@@ -58,9 +72,7 @@ pub(crate) async fn run(global: &Global, args: DevArgs) -> Result<()> {
     let deps =
         Deps { store: store.clone(), bus: broker.config.clone(), meter: telemetry.meter("sluice.edge") };
     let mut edge = Edge::start(edge_config(&args), &deps).map_err(|error| match error {
-        StartError::Bind(bind) => {
-            anyhow::Error::new(bind).context("`--tcp HOST:PORT` and `--udp HOST:PORT` choose other addresses")
-        }
+        StartError::Bind(bind) => cannot_listen(bind.transport, bind.address, bind.source),
         other => other.into(),
     })?;
     let addresses = edge.handle().addresses();
@@ -113,13 +125,11 @@ pub(crate) async fn run(global: &Global, args: DevArgs) -> Result<()> {
     drop(broker);
     match ending {
         _ if failed => {
-            anyhow::bail!("a part of the edge ended by itself; the log on standard error says why")
+            bail!("a part of the edge ended by itself; the log on standard error says why")
         }
         Ending::Complete => println!("stopped: everything received was committed"),
         Ending::Late { unknown_records } => {
-            anyhow::bail!(
-                "stopped before {unknown_records} records were committed; none of them was acknowledged"
-            )
+            bail!("stopped before {unknown_records} records were committed; none of them was acknowledged")
         }
     }
     Ok(())
@@ -132,6 +142,12 @@ fn edge_config(args: &DevArgs) -> EdgeConfig {
         Listen::On(SocketAddr::new(ip, address.port()))
     };
     EdgeConfig { tcp: listen(args.tcp), udp: listen(args.udp), ..EdgeConfig::default() }
+}
+
+/// The settings that the libraries name in their own text are flags here.
+fn cannot_listen(flag: &str, address: SocketAddr, why: std::io::Error) -> Error {
+    Error::new(why)
+        .context(format!("cannot listen on {address}: `--{flag} HOST:PORT` chooses another address"))
 }
 
 /// A reader of the file must never meet the addresses of the run before.
@@ -152,7 +168,13 @@ async fn open_store(data_dir: &Path) -> Result<Store> {
     }
     let local = LocalConfig { path: data_dir.join("devices.redb") };
     let config = StoreConfig { kek_file, local, ..StoreConfig::default() };
-    Ok(Store::open(&config).await?)
+    match Store::open(&config).await {
+        Err(OpenError::Locked { .. }) => bail!(
+            "another `sluice dev` runs on the data folder {}: use that one, or choose another folder with `--data-dir DIR`",
+            data_dir.display()
+        ),
+        opened => Ok(opened?),
+    }
 }
 
 /// The brokers in use; the embedded one lives as long as this does.
@@ -168,12 +190,26 @@ impl Broker {
             let embedded = EmbeddedBroker::start(&config.topic_prefix, PARTITIONS)?;
             return Ok(Self { config: embedded.configure(&config), embedded: Some(embedded) });
         };
-        let brokers = brokers.split(',').map(|broker| broker.trim().to_owned()).collect();
-        let config = BusConfig { brokers, ..config };
+        let names = brokers.split(',').map(|broker| broker.trim().to_owned()).collect();
+        let config = BusConfig { brokers: names, ..config };
         let options = ApplyOptions { partitions: PARTITIONS, replication_factor: 1, exact_partitions: false };
-        sluice_bus::apply(&config, options).await?;
+        apply_aloud(&config, options).await.context("`--kafka HOST:PORT` names the broker")?;
         Ok(Self { config, embedded: None })
     }
+}
+
+/// Creates the topics, and says so when Kafka is long in coming.
+async fn apply_aloud(config: &BusConfig, options: ApplyOptions) -> Result<()> {
+    let applied = sluice_bus::apply(config, options);
+    tokio::pin!(applied);
+    tokio::select! {
+        applied = &mut applied => applied?,
+        () = tokio::time::sleep(SAY_AFTER) => {
+            eprintln!("sluice: no answer from Kafka at {} yet, waiting for it", config.brokers.join(","));
+            applied.await?
+        }
+    };
+    Ok(())
 }
 
 /// Where a process on this machine reaches a listener.

@@ -4,7 +4,7 @@ use anyhow::Result;
 use sluice_store::{KeyLookup, Store};
 use sluice_types::{DeviceId, Psk, TenantId};
 
-use crate::device::{KeyForm, add, fresh_key};
+use crate::device::{KeyForm, fresh_key, stored};
 
 /// Locally administered, out of the way of real boards and of the simulated devices.
 const ID: DeviceId = DeviceId::from_bytes([0x02, 0xff, 0xff, 0xff, 0xff, 0x01]);
@@ -27,7 +27,7 @@ pub(super) async fn key_or_add(store: &Store, id: DeviceId, form: KeyForm) -> Re
         KeyLookup::Known(keys) => Ok(keys.psks.into_iter().next().map(|(_, psk)| psk)),
         KeyLookup::Unknown => {
             let psk = fresh_key(form)?;
-            add(store, id, TenantId::default(), &psk).await?;
+            stored::add(store, id, TenantId::default(), &psk).await?;
             Ok(Some(psk))
         }
         _ => Ok(None),

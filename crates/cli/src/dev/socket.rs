@@ -7,14 +7,15 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use sluice_store::Store;
 use sluice_svc::shutdown::Shutdown;
-use sluice_types::Psk;
+use sluice_types::{KeyEpoch, Psk};
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 use tokio_util::task::TaskTracker;
 use zeroize::Zeroizing;
 
 use crate::control::{Answer, Envelope, Info, MAX_LINE, Request, VERSION, socket_path};
-use crate::{device, folder};
+use crate::device::stored;
+use crate::folder;
 
 /// A client that says nothing for so long is hung up on.
 const ASK_WITHIN: Duration = Duration::from_secs(10);
@@ -93,15 +94,24 @@ async fn handle(store: &Store, info: Info, request: Request) -> Result<Answer> {
     Ok(match request {
         Request::Info => Answer::Info(info),
         Request::AddDevice { id, tenant, psk_hex } => {
-            let bytes = Zeroizing::new(hex::decode(&psk_hex).context("the key is not hex")?);
-            Answer::Device(device::add(store, id, tenant, &Psk::new(&bytes)?).await?)
+            Answer::Device(stored::add(store, id, tenant, &key_of(&psk_hex)?).await?)
         }
-        Request::ListDevices { tenant } => Answer::Devices { devices: device::list(store, tenant).await? },
-        Request::ShowDevice { id, reveal } => Answer::Device(device::show(store, id, reveal).await?),
-        Request::RevokeDevice { id, reason } => {
-            device::revoke(store, id, &reason).await?;
+        Request::ListDevices { tenant } => Answer::Devices { devices: stored::list(store, tenant).await? },
+        Request::ShowDevice { id, reveal } => Answer::Device(stored::show(store, id, reveal).await?),
+        Request::AddKey { id, psk_hex } => {
+            Answer::Device(stored::add_key(store, id, &key_of(&psk_hex)?).await?)
+        }
+        Request::RetireKey { id, key } => Answer::Device(stored::retire_key(store, id, KeyEpoch(key)).await?),
+        Request::Withdraw { id, how } => {
+            stored::withdraw(store, id, how).await?;
             Answer::Done
         }
-        Request::ReleaseDevice { id } => Answer::Released { hold: device::release(store, id).await? },
+        Request::ResumeDevice { id } => Answer::Device(stored::resume(store, id).await?),
+        Request::ReleaseDevice { id } => Answer::Released { hold: stored::release(store, id).await? },
     })
+}
+
+fn key_of(psk_hex: &str) -> Result<Psk> {
+    let bytes = Zeroizing::new(hex::decode(psk_hex).context("the key is not hex")?);
+    Ok(Psk::new(&bytes)?)
 }

@@ -1,4 +1,4 @@
-//! What `sluice dev` shows: how to connect, then records as they arrive.
+//! What `sluice dev` shows: how to connect, then records as they arrive and devices that are refused.
 
 use std::collections::VecDeque;
 use std::io::{IsTerminal as _, Write as _};
@@ -7,12 +7,13 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use crossterm::{cursor, queue, terminal};
-use sluice_bus::{BusConfig, Start as TailStart, Tail, TailedRecord, Topic, TopicNames};
+use sluice_bus::{BusConfig, BusError, Start as TailStart, Tail, TailedRecord, Topic, TopicNames};
 use sluice_edge::EdgeHandle;
 use sluice_svc::shutdown::Shutdown;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
+use super::refusals;
 use super::sample::Sample;
 use crate::args::Platform;
 use crate::control::Info;
@@ -65,7 +66,10 @@ pub(crate) fn print_start(start: &Start<'_>) {
             }
         }
     }
-    println!("\nMore devices: sluice device add ID --snippet python|arduino|idf. Ctrl-C stops and drains.\n");
+    println!("\nMore devices: sluice device add ID --snippet python|arduino|idf. Ctrl-C stops and drains.");
+    println!(
+        "A device that is refused is named below; one that failed five times waits for up to a minute, also with the right key.\n"
+    );
 }
 
 /// The task that shows records.
@@ -82,19 +86,18 @@ impl Viewer {
 pub(crate) async fn follow(bus: BusConfig, edge: EdgeHandle, over: Shutdown) -> Viewer {
     let (opened, is_open) = oneshot::channel();
     let task = tokio::task::spawn_blocking(move || {
-        let topic = TopicNames::new(&bus.topic_prefix).of(Topic::Telemetry).to_owned();
-        let tail = Tail::open(&bus, &topic, TailStart::End);
+        let shown = Shown::open(&bus);
         // The receiver waits just below.
         let _ = opened.send(());
-        let tail = match tail {
-            Ok(tail) => tail,
+        let shown = match shown {
+            Ok(shown) => shown,
             Err(error) => {
                 tracing::error!(%error, "records are not shown");
                 return;
             }
         };
         let shown =
-            if std::io::stdout().is_terminal() { live(&tail, &edge, &over) } else { lines(&tail, &over) };
+            if std::io::stdout().is_terminal() { live(&shown, &edge, &over) } else { lines(&shown, &over) };
         if let Err(error) = shown {
             tracing::debug!(%error, "standard output went away; records are not shown any more");
         }
@@ -103,11 +106,35 @@ pub(crate) async fn follow(bus: BusConfig, edge: EdgeHandle, over: Shutdown) -> 
     Viewer(task)
 }
 
-fn lines(tail: &Tail, over: &Shutdown) -> std::io::Result<()> {
+/// The topics whose records are shown.
+struct Shown {
+    records: Tail,
+    refusals: Tail,
+}
+
+impl Shown {
+    fn open(bus: &BusConfig) -> Result<Self, BusError> {
+        let names = TopicNames::new(&bus.topic_prefix);
+        let tail = |topic| Tail::open(bus, names.of(topic), TailStart::End);
+        Ok(Self { records: tail(Topic::Telemetry)?, refusals: tail(Topic::Security)? })
+    }
+
+    /// The next record. Waits.
+    fn record(&self, within: Duration) -> Option<String> {
+        next(&self.records, within).map(|record| text_line(&record))
+    }
+
+    /// What has come of refused devices. The edge sends one event a minute for each device and reason.
+    fn refusals(&self) -> impl Iterator<Item = String> {
+        std::iter::from_fn(|| next(&self.refusals, Duration::ZERO)).filter_map(|event| refusals::line(&event))
+    }
+}
+
+fn lines(shown: &Shown, over: &Shutdown) -> std::io::Result<()> {
     let mut out = std::io::stdout();
     while !over.is_requested() {
-        if let Some(record) = next(tail, DRAW_EVERY) {
-            writeln!(out, "{}", text_line(&record))?;
+        for line in shown.record(DRAW_EVERY).into_iter().chain(shown.refusals()) {
+            writeln!(out, "{line}")?;
             out.flush()?;
         }
     }
@@ -118,7 +145,7 @@ fn lines(tail: &Tail, over: &Shutdown) -> std::io::Result<()> {
     clippy::disallowed_methods,
     reason = "the view is a driver: it shows a rate per second of this machine"
 )]
-fn live(tail: &Tail, edge: &EdgeHandle, over: &Shutdown) -> std::io::Result<()> {
+fn live(shown: &Shown, edge: &EdgeHandle, over: &Shutdown) -> std::io::Result<()> {
     let mut last = VecDeque::with_capacity(LAST);
     let mut drawn = 0_u16;
     let (mut total, mut counted, mut since, mut rate) = (0_u32, 0_u32, Instant::now(), 0.0);
@@ -126,11 +153,11 @@ fn live(tail: &Tail, edge: &EdgeHandle, over: &Shutdown) -> std::io::Result<()> 
     while !over.is_requested() {
         let draw_at = Instant::now() + DRAW_EVERY;
         while let Some(left) = draw_at.checked_duration_since(Instant::now()) {
-            if let Some(record) = next(tail, left) {
+            if let Some(line) = shown.record(left) {
                 if last.len() == LAST {
                     last.pop_front();
                 }
-                last.push_back(text_line(&record));
+                last.push_back(line);
                 total = total.wrapping_add(1);
             }
         }
@@ -143,6 +170,10 @@ fn live(tail: &Tail, edge: &EdgeHandle, over: &Shutdown) -> std::io::Result<()> 
             queue!(out, cursor::MoveToPreviousLine(drawn))?;
         }
         queue!(out, terminal::Clear(terminal::ClearType::FromCursorDown))?;
+        // These stay, above what is drawn anew.
+        for line in shown.refusals() {
+            writeln!(out, "{line}")?;
+        }
         writeln!(out, "{} sessions   {rate:.0} records/s   {total} records", edge.sessions())?;
         for line in &last {
             writeln!(out, "  {}", line.chars().take(width.saturating_sub(3)).collect::<String>())?;

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
+use serde_json::json;
 use sluice_sim::{CloseReason, Config, Connection, Happening, Target};
 use sluice_types::{DeviceId, Psk};
 use tokio::time::{Instant, sleep_until};
@@ -10,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::read_key;
 use crate::args::SimArgs;
+use crate::output::Printer;
 
 /// What a device sends, and how often.
 #[derive(Debug, Clone, Copy)]
@@ -47,7 +49,7 @@ async fn parse_target(url: &str) -> Result<Target> {
     Ok(if udp { Target::Udp(address) } else { Target::Tcp(address) })
 }
 
-pub(super) async fn run(args: SimArgs) -> Result<()> {
+pub(super) async fn run(args: SimArgs, printer: Printer) -> Result<()> {
     let psk = read_key(&args.psk_file, args.psk_format.into())?;
     let target = parse_target(&args.connect).await?;
     let schedule = Schedule { count: args.count, interval: args.interval, size: args.size };
@@ -60,7 +62,11 @@ pub(super) async fn run(args: SimArgs) -> Result<()> {
     });
     let (tally, reason) = run_device(target, args.id, &psk, schedule, &stop).await?;
     let verb = if matches!(target, Target::Udp(_)) { "committed" } else { "sent" };
-    println!("{verb} {}, failed {}, received {}", tally.sent, tally.failed, tally.received);
+    let Tally { connected, sent, failed, received } = tally;
+    printer.done(
+        &format!("{verb} {sent}, failed {failed}, received {received}"),
+        &json!({ "device": args.id, "connected": connected, verb: sent, "failed": failed, "received": received }),
+    );
     match reason {
         CloseReason::Bye | CloseReason::ByeUnacknowledged => Ok(()),
         other if tally.connected => bail!("the connection to {} ended: {other}", args.connect),
@@ -82,7 +88,10 @@ pub(crate) async fn run_device(
     stop: &CancellationToken,
 ) -> Result<(Tally, CloseReason)> {
     let opened = Connection::open(target, *id.as_bytes(), psk.expose(), Config::default()).await;
-    let mut device = opened.with_context(|| format!("cannot connect to {target:?}"))?;
+    let mut device = opened.with_context(|| match target {
+        Target::Tcp(address) => format!("cannot connect to tcp://{address}"),
+        Target::Udp(address) => format!("cannot connect to udp://{address}"),
+    })?;
     let mut tally = Tally::default();
     let (mut started, mut under_way, mut leaving) = (0_u64, false, false);
     let mut due: Option<Instant> = None;

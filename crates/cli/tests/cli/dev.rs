@@ -1,143 +1,13 @@
 //! `sluice dev` as a user meets it: one process, nothing else installed.
 
-use std::io::{BufRead as _, BufReader, Write as _};
-use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdout, Command, Output, Stdio};
-use std::time::{Duration, Instant};
+use std::io::{Read as _, Write as _};
+use std::process::Stdio;
 
 use serde_json::Value;
 
-/// Longest wait for anything on a loaded machine.
-const WITHIN: Duration = Duration::from_secs(60);
+use crate::running::{Dev, sluice};
 
 const ID: &str = "02:A1:b2:c3:d4:e5";
-
-/// A running `sluice dev` on a folder of its own, killed when dropped.
-struct Dev {
-    child: Child,
-    data_dir: PathBuf,
-    ready: Value,
-    lines: BufReader<ChildStdout>,
-    folder: Option<tempfile::TempDir>,
-}
-
-impl Dev {
-    fn start(args: &[&str]) -> Self {
-        Self::start_in(tempfile::tempdir().expect("a folder"), args)
-    }
-
-    fn start_in(folder: tempfile::TempDir, args: &[&str]) -> Self {
-        let data_dir = folder.path().join("data");
-        let ready_file = folder.path().join("ready.json");
-        std::fs::write(&ready_file, "{\"stale\": true}").expect("written");
-        let mut child = sluice(&data_dir)
-            .args([
-                "dev",
-                "--tcp",
-                "127.0.0.1:0",
-                "--udp",
-                "127.0.0.1:0",
-                "--admin",
-                "127.0.0.1:0",
-                "--ready-file",
-            ])
-            .arg(&ready_file)
-            .args(args)
-            .stdout(Stdio::piped())
-            .spawn()
-            .expect("the binary starts");
-        let lines = BufReader::new(child.stdout.take().expect("piped"));
-        let ready = eventually("the ready file", || {
-            let text = std::fs::read_to_string(&ready_file).ok()?;
-            // Renamed into place: whatever is there is whole. The stale one must be gone before.
-            let ready: Value = serde_json::from_str(&text).expect("whole JSON");
-            ready.get("stale").is_none().then_some(ready)
-        });
-        Self { child, data_dir, ready, lines, folder: Some(folder) }
-    }
-
-    fn address(&self, name: &str) -> &str {
-        self.ready[name].as_str().expect("host:port")
-    }
-
-    fn run(&self, args: &[&str]) -> Output {
-        sluice(&self.data_dir).args(args).output().expect("the binary starts")
-    }
-
-    /// Standard output of a command that must succeed.
-    fn ok(&self, args: &[&str]) -> String {
-        let output = self.run(args);
-        assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
-        String::from_utf8(output.stdout).expect("text")
-    }
-
-    /// The complaint of a command that must fail: one line.
-    fn refused(&self, args: &[&str]) -> String {
-        let output = self.run(args);
-        assert!(!output.status.success(), "{args:?} succeeded");
-        let text = String::from_utf8(output.stderr).expect("text");
-        assert_eq!(text.trim_end().lines().count(), 1, "{text}");
-        text
-    }
-
-    fn line_with(&mut self, part: &str) -> String {
-        let mut line = String::new();
-        loop {
-            line.clear();
-            assert!(
-                self.lines.read_line(&mut line).expect("readable") > 0,
-                "the output ended before `{part}` came"
-            );
-            if line.contains(part) {
-                return line;
-            }
-        }
-    }
-
-    fn terminate(self) -> (Option<i32>, String) {
-        let (code, rest, _folder) = self.terminate_keeping();
-        (code, rest)
-    }
-
-    /// The exit code, what was printed to the end, and the folder.
-    fn terminate_keeping(mut self) -> (Option<i32>, String, tempfile::TempDir) {
-        let id = self.child.id().to_string();
-        assert!(Command::new("kill").args(["-TERM", &id]).status().expect("kill runs").success());
-        let status = eventually("the end of the process", || self.child.try_wait().expect("its own child"));
-        let rest: Vec<_> = std::iter::from_fn(|| {
-            let mut line = String::new();
-            (self.lines.read_line(&mut line).ok()? > 0).then_some(line)
-        })
-        .collect();
-        (status.code(), rest.concat(), self.folder.take().expect("taken only here"))
-    }
-}
-
-impl Drop for Dev {
-    fn drop(&mut self) {
-        // Fails for one that has ended, which is what is wanted.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-fn sluice(data_dir: &Path) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_sluice"));
-    command.arg("--data-dir").arg(data_dir).env_remove("SLUICE_DATA_DIR");
-    command
-}
-
-#[expect(clippy::disallowed_methods, reason = "waits for another process")]
-fn eventually<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
-    let until = Instant::now() + WITHIN;
-    loop {
-        if let Some(found) = look() {
-            return found;
-        }
-        assert!(Instant::now() < until, "{what} did not come within {} s", WITHIN.as_secs());
-        std::thread::sleep(Duration::from_millis(20));
-    }
-}
 
 #[test]
 fn simulated_devices_send_over_both_transports_and_a_signal_drains() {
@@ -224,11 +94,26 @@ fn mistakes_are_told_in_one_line_with_what_to_do() {
     let port = port.expect("the binary starts");
     assert!(!port.status.success());
     let text = String::from_utf8_lossy(&port.stderr).into_owned();
-    assert!(text.contains(&taken) && text.contains("in use"), "{text}");
+    assert!(text.contains(&taken) && text.contains("--tcp") && text.contains("in use"), "{text}");
+    assert_eq!(text.matches("os error").count(), 1, "the system's words come once: {text}");
+
+    let config = other.path().join("edge.toml");
+    for made in [false, true] {
+        if made {
+            std::fs::write(&config, "").expect("written");
+        }
+        let with = sluice(other.path()).arg("--config").arg(&config).arg("dev").output();
+        let with = with.expect("the binary starts");
+        let text = String::from_utf8_lossy(&with.stderr).into_owned();
+        assert!(!with.status.success() && text.contains("takes no `--config`"), "file there: {made}: {text}");
+    }
 
     let again =
         dev.refused(&["dev", "--tcp", "127.0.0.1:0", "--udp", "127.0.0.1:0", "--admin", "127.0.0.1:0"]);
-    assert!(again.contains("devices.redb"), "a second process on the same folder: {again}");
+    assert!(
+        again.contains("another `sluice dev`") && again.contains("--data-dir"),
+        "a second process on the same folder: {again}"
+    );
 
     let absent =
         sluice(&other.path().join("nobody")).args(["device", "list"]).output().expect("the binary starts");
@@ -275,4 +160,46 @@ fn keys_come_from_standard_input_and_weak_ones_are_refused() {
     assert!(shown.contains("0x5a, 0x5a"), "{shown}");
     let sketch = dev.ok(&["device", "add", "020000000013", "--snippet", "arduino"]);
     assert!(sketch.contains("USMPClient usmp(\""), "{sketch}");
+}
+
+#[test]
+fn a_device_with_a_wrong_key_is_named_in_the_output() {
+    let mut dev = Dev::start(&[]);
+    dev.ok(&["device", "add", ID]);
+    let wrong = dev.data_dir.join("wrong.hex");
+    std::fs::write(&wrong, "5a".repeat(32)).expect("written");
+    let url = format!("tcp://{}", dev.address("tcp"));
+    let key = wrong.to_str().expect("text");
+    dev.refused(&["device", "sim", "--connect", &url, "--id", ID, "--psk-file", key, "--count", "1"]);
+    let line = dev.line_with("refused  02a1b2c3d4e5");
+    assert!(line.contains("over TCP") && line.contains("key that is registered"), "{line}");
+}
+
+#[test]
+fn a_kafka_that_does_not_answer_is_waited_for_aloud() {
+    let folder = tempfile::tempdir().expect("a folder");
+    // Bound and never answered: nobody else takes the port, and nothing refuses the connection.
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let kafka = silent.local_addr().expect("bound").to_string();
+    let mut dev = sluice(folder.path())
+        .args([
+            "dev",
+            "--tcp",
+            "127.0.0.1:0",
+            "--udp",
+            "127.0.0.1:0",
+            "--admin",
+            "127.0.0.1:0",
+            "--kafka",
+            &kafka,
+        ])
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the binary starts");
+    let mut said = String::new();
+    dev.stderr.take().expect("piped").read_to_string(&mut said).expect("text");
+    assert!(!dev.wait().expect("its own child").success(), "{said}");
+    assert!(said.contains(&format!("no answer from Kafka at {kafka} yet")), "{said}");
+    assert!(said.contains("--kafka HOST:PORT"), "{said}");
 }

@@ -1,11 +1,17 @@
 //! What can be typed after `sluice`.
 
+mod device;
+
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use sluice_types::{DeviceId, TenantId};
+
+pub(crate) use device::{
+    DeviceAddArgs, DeviceCommand, DeviceShowArgs, KeyArgs, KeyCommand, Patience, Platform, PskFormatArg,
+    SimArgs,
+};
 
 /// Telemetry of USMP devices, verified, in Kafka.
 #[derive(Debug, Parser)]
@@ -46,7 +52,7 @@ pub(crate) enum Output {
 pub(crate) enum Command {
     /// Run everything in this process: edge, store, broker; nothing else needs to be installed.
     Dev(DevArgs),
-    /// Register, show, revoke and simulate devices.
+    /// Register, show, revoke and simulate devices, and change their keys.
     #[command(subcommand)]
     Device(DeviceCommand),
     /// Print records as they arrive.
@@ -102,139 +108,6 @@ pub(crate) struct DevArgs {
     /// Listen on every address of this machine, so that a board on the local network can connect.
     #[arg(long)]
     pub(crate) lan: bool,
-}
-
-#[derive(Debug, Subcommand)]
-pub(crate) enum DeviceCommand {
-    /// Register a device and its key; in force when the command returns.
-    #[command(after_help = "Examples:
-  sluice device add 02:a1:b2:c3:d4:e5                       make a key, print it once
-  sluice device add 02a1b2c3d4e5 --psk-file key.hex         take the key from a file
-  openssl rand -hex 32 | sluice device add 02a1b2c3d4e5 --psk-file -
-  sluice device add 02a1b2c3d4e5 --snippet arduino          print a sketch with the new key")]
-    Add(DeviceAddArgs),
-    /// List the devices.
-    List(DeviceListArgs),
-    /// Show one device.
-    Show(DeviceShowArgs),
-    /// Refuse a device from now on and close its sessions.
-    #[command(
-        after_help = "Exit code: 0 it is in force everywhere, 1 it could not be made, 3 it stands, and is not in force everywhere yet."
-    )]
-    Revoke {
-        /// The device.
-        id: DeviceId,
-        /// Why, for the record.
-        #[arg(long, value_name = "TEXT", default_value = "revoked by operator")]
-        reason: String,
-        /// With `--config` and a shared store: how long to wait until every edge has closed the device's sessions. Those that have
-        /// not by then are named; the revocation stands all the same.
-        #[arg(long, value_name = "TIME", default_value = "10s", value_parser = duration)]
-        wait: Duration,
-    },
-    /// Let a device connect again that is refused for a time, since two holders of its key are suspected or it opened too many sessions.
-    ///
-    /// In force when the command returns. What it tried meanwhile can keep it waiting for up to `edge.handshake.max_penalty` at the
-    /// address it came from.
-    #[command(after_help = "Example:\n  sluice --config edge.toml device release 02a1b2c3d4e5")]
-    Release {
-        /// The device.
-        id: DeviceId,
-    },
-    /// Write every record anew under the first key of the key-encryption key file, so that older ones can be taken out.
-    #[command(after_help = "Example:\n  sluice --config edge.toml device reseal")]
-    Reseal,
-    /// Be a device: connect and send records.
-    #[command(after_help = "Example:
-  sluice device sim --connect udp://127.0.0.1:9000 --id 02a1b2c3d4e5 --psk-file key.hex --count 10")]
-    Sim(SimArgs),
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct DeviceAddArgs {
-    /// 12 hex digits, with `:` or `-` between the bytes or without.
-    pub(crate) id: DeviceId,
-    /// File with the key, `-` for standard input; without it a key is made and printed once.
-    #[arg(long, value_name = "FILE|-")]
-    pub(crate) psk_file: Option<PathBuf>,
-    /// How the key is written: hex digits, or the characters themselves as in an Arduino sketch.
-    #[arg(long, value_enum, default_value_t = PskFormatArg::Hex)]
-    pub(crate) psk_format: PskFormatArg,
-    /// The device's tenant.
-    #[arg(long, default_value_t = TenantId::default())]
-    pub(crate) tenant: TenantId,
-    /// Print code for this platform with the key in it.
-    #[arg(long, value_enum)]
-    pub(crate) snippet: Option<Platform>,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct DeviceListArgs {
-    /// Only the devices of this tenant.
-    #[arg(long)]
-    pub(crate) tenant: Option<TenantId>,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct DeviceShowArgs {
-    /// The device.
-    pub(crate) id: DeviceId,
-    /// Print code for this platform, with a placeholder for the key.
-    #[arg(long, value_enum)]
-    pub(crate) snippet: Option<Platform>,
-    /// Put the real key into the output.
-    #[arg(long)]
-    pub(crate) reveal: bool,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct SimArgs {
-    /// Where to connect: tcp://HOST:PORT or udp://HOST:PORT.
-    #[arg(long, value_name = "URL")]
-    pub(crate) connect: String,
-    /// The device to be.
-    #[arg(long)]
-    pub(crate) id: DeviceId,
-    /// File with the device's key, `-` for standard input.
-    #[arg(long, value_name = "FILE|-")]
-    pub(crate) psk_file: PathBuf,
-    /// How the key is written.
-    #[arg(long, value_enum, default_value_t = PskFormatArg::Hex)]
-    pub(crate) psk_format: PskFormatArg,
-    /// Records to send; 0: until interrupted.
-    #[arg(long, default_value_t = 0)]
-    pub(crate) count: u64,
-    /// Time between two records.
-    #[arg(long, value_name = "TIME", default_value = "1s", value_parser = duration)]
-    pub(crate) interval: Duration,
-    /// Bytes per record, 1 to 1808; without it a small JSON reading.
-    #[arg(long, value_name = "BYTES", value_parser = clap::value_parser!(u16).range(1..=1808))]
-    pub(crate) size: Option<u16>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum PskFormatArg {
-    Hex,
-    Text,
-}
-
-impl From<PskFormatArg> for sluice_types::PskFormat {
-    fn from(format: PskFormatArg) -> Self {
-        match format {
-            PskFormatArg::Hex => Self::Hex,
-            PskFormatArg::Text => Self::Text,
-        }
-    }
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Platform {
-    /// The official Python SDK.
-    Python,
-    /// The official Arduino library.
-    Arduino,
-    /// The official ESP-IDF component.
-    Idf,
 }
 
 #[derive(Debug, Args)]

@@ -1,0 +1,6 @@
+//! The `sluice` command as a process.
+
+mod dev;
+mod keys;
+mod rotation;
+mod running;
