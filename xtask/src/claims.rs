@@ -1,4 +1,5 @@
-//! `cargo xtask claims`: each test that a page names as the proof of a defence, or of what happens in an outage, exists.
+//! `cargo xtask claims`: each test that a page names as the proof of a defence, or of what happens in an outage, exists, and so does each
+//! metric that any page names.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -6,6 +7,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 
+use crate::metrics::Known;
 use crate::source;
 
 /// Pages whose claims are shown by tests.
@@ -13,11 +15,25 @@ const PAGES: [&str; 2] = ["docs/security.md", "docs/operations.md"];
 
 pub(crate) fn run() -> Result<()> {
     let root = source::root()?;
-    let mut tests = BTreeSet::new();
-    for path in source::files()?.iter().filter(|p| p.extension().is_some_and(|e| e == "rs")) {
+    let (mut tests, mut known) = (BTreeSet::new(), Known::default());
+    let files = source::files()?;
+    for path in files.iter().filter(|p| p.extension().is_some_and(|e| e == "rs")) {
         let text =
             fs::read_to_string(root.join(path)).with_context(|| format!("cannot read {}", path.display()))?;
         collect_tests(path, &text, &mut tests);
+        if !path.starts_with("xtask") {
+            known.collect(path, &text);
+        }
+    }
+    known.check()?;
+    let mut unknown = Vec::new();
+    for path in files.iter().filter(|p| p.starts_with("docs") && p.extension().is_some_and(|e| e == "md")) {
+        let text =
+            fs::read_to_string(root.join(path)).with_context(|| format!("cannot read {}", path.display()))?;
+        unknown.extend(known.faults(&path.to_string_lossy(), &text));
+    }
+    if !unknown.is_empty() {
+        bail!("pages name what no metric is called:\n{}", unknown.join("\n"));
     }
     let (mut count, mut missing) = (0, Vec::new());
     for page in PAGES {
@@ -31,7 +47,7 @@ pub(crate) fn run() -> Result<()> {
         missing.extend(faults.map(|(line, name)| fault(page, *line, name, &tests)));
     }
     if missing.is_empty() {
-        println!("{count} tests named in {}, all exist", PAGES.join(" and "));
+        println!("{count} tests named in {}, and all metrics named in docs, exist", PAGES.join(" and "));
         return Ok(());
     }
     bail!("{} of {count} named tests are missing:\n{}", missing.len(), missing.join("\n"));

@@ -10,6 +10,7 @@ mod fuzz;
 mod instructions;
 mod junit;
 mod lines;
+mod metrics;
 mod source;
 mod test;
 
@@ -52,7 +53,7 @@ enum Task {
         #[arg(long)]
         check: bool,
     },
-    /// Check that every test named in docs/security.md exists
+    /// Check that every test named in docs/security.md and docs/operations.md exists, and every metric named in docs
     Claims,
     /// Check that no hand-written file is too long
     Lines,

@@ -137,6 +137,12 @@ impl Check {
         self.readiness.lock().checks.insert(self.name, Ok(()));
     }
 
+    /// Whether it works, as far as is known.
+    #[must_use]
+    pub fn is_ok(&self) -> bool {
+        self.readiness.lock().checks.get(self.name).is_some_and(Result::is_ok)
+    }
+
     /// It does not. The reason is shown to whoever reads `/readyz?verbose`, so it holds no secret.
     pub fn failing(&self, reason: impl fmt::Display) {
         self.readiness.lock().checks.insert(self.name, Err(reason.to_string()));
@@ -202,11 +208,14 @@ mod tests {
     fn failing_check_is_shown_and_does_not_decide() {
         let readiness = Readiness::new();
         let kafka = readiness.check("kafka");
+        assert!(!kafka.is_ok(), "not yet known");
         kafka.failing("no broker answers");
         let report = readiness.report();
         assert!(report.ready);
         assert_eq!(report.lines, ["[-] kafka no broker answers (does not decide)"]);
+        assert!(!kafka.is_ok());
         kafka.ok();
+        assert!(kafka.is_ok());
         assert_eq!(readiness.report().lines, ["[+] kafka ok"]);
     }
 

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use opentelemetry::KeyValue;
 use opentelemetry::metrics::Meter;
+use sluice_bus::WriterStats;
 use sluice_peers::PeerCounts;
 use sluice_store::Store;
 use usmp::server::DropReason;
@@ -334,6 +335,21 @@ pub(crate) fn export_store(meter: &Meter, store: Store) {
         .u64_observable_counter("sluice.edge.store.distrusted")
         .with_description("stored values that were changed, cut, swapped or rolled back, and were not used")
         .with_callback(move |observer| observer.observe(store.distrusted_values(), &[]))
+        .build();
+}
+
+/// Lets `meter` see what became of the shards' writers.
+pub(crate) fn export_writers(meter: &Meter, writers: &[Arc<WriterStats>]) {
+    let writers = writers.to_vec();
+    let _registered = meter
+        .u64_observable_counter("sluice.edge.producers.renewed")
+        .with_description(
+            "Kafka producers made anew after a fatal error; some records may be there twice, under one id",
+        )
+        .with_callback(move |observer| {
+            let renewed = writers.iter().map(|writer| writer.renewed.load(Ordering::Relaxed)).sum();
+            observer.observe(renewed, &[]);
+        })
         .build();
 }
 

@@ -24,6 +24,7 @@ use crate::cluster::{
 use crate::config::{EdgeConfig, EdgeConfigError};
 use crate::counts::{self, Counts};
 use crate::fleet::{Across, Bounds, Fleet};
+use crate::gauges;
 use crate::handle::{Addresses, EdgeHandle};
 use crate::limits::Limits;
 use crate::link::{Relayed, ShardLink, ShardWaker, SlotNews, ToCluster, ToFleet, ToShard};
@@ -235,6 +236,7 @@ impl Edge {
         })
         .await?;
         counts::export_peers(&deps.meter, linked.peers().counts());
+        gauges::export_cluster(&deps.meter, linked.peers(), &map.subscribe());
         let ports = prepared.iter().map(|shard| ShardPort {
             link: shard.link.clone(),
             news: shard.news.clone(),
@@ -316,7 +318,8 @@ impl Edge {
         let fleet = Fleet::new(deps.store.clone(), clock, links, bounds, applied, tasks.clone(), across);
         tasks.spawn(alarmed(Alarm(Arc::clone(&failure)), fleet.run(from_shards, asked, revocations)));
         let handle = EdgeHandle { addresses, commands, counts };
-        let writers = shards.iter().map(|shard| Arc::clone(&shard.writer)).collect();
+        let writers: Vec<_> = shards.iter().map(|shard| Arc::clone(&shard.writer)).collect();
+        counts::export_writers(&deps.meter, &writers);
         let edge =
             Self { handle, config, clock, shards, stop, tasks, failed: Some(failed), writers, joined: None };
         Ok((edge, failure))

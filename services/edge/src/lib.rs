@@ -19,6 +19,7 @@ mod counts;
 mod edge;
 mod events;
 mod fleet;
+mod gauges;
 mod handle;
 mod limits;
 mod link;
@@ -36,6 +37,7 @@ mod shard;
 #[cfg(test)]
 mod simulation;
 mod sockets;
+mod standing;
 mod stream;
 mod table;
 mod tenant_places;

@@ -12,11 +12,10 @@ use axum::routing::post;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use sluice_bus::{BusConfig, BusError};
-use sluice_peers::View;
 use sluice_store::{OpenError, Store, StoreConfig};
 use sluice_svc::admin::{Admin, AdminConfig, AdminError};
 use sluice_svc::config::{LoadError, Loaded, Sources};
-use sluice_svc::readiness::{Check, Condition, Readiness};
+use sluice_svc::readiness::Readiness;
 use sluice_svc::shutdown::Shutdown;
 use sluice_svc::tasks::{OnEnd, Tasks};
 use sluice_svc::telemetry::{self, Service, TelemetryConfig, TelemetryError};
@@ -26,11 +25,13 @@ use tokio::time::MissedTickBehavior;
 
 use crate::config::EdgeConfig;
 use crate::edge::{Deps, Edge, Ending, StartError};
+use crate::gauges;
 use crate::handle::EdgeHandle;
 use crate::link::SendError;
 use crate::parent::{Heart, Parent, ParentError};
 use crate::pulse::{LOOK_EVERY, Pulse};
 use crate::sockets::{BindError, bind_on, copies};
+use crate::standing::{Asked, Checks, KafkaSight, ask_kafka, follow_standing, watch_kafka, watch_store};
 
 /// All settings of the process `sluice-edge`.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -131,19 +132,18 @@ pub async fn main(file: &Path, mut parent: Option<Parent>) -> Result<(), RunErro
 
     let readiness = Readiness::new();
     let listening = readiness.latch("listeners");
-    let checks = Checks {
-        store: readiness.check("store"),
-        kafka: readiness.check("kafka"),
-        topics: readiness.check("topics"),
-    };
+    let checks = Checks::new(&readiness);
+    gauges::export_checks(&telemetry.meter("sluice.edge"), &checks);
     let admin = Admin::bind(&config.admin)?.with(telemetry.clone(), readiness.clone());
     let judged = pulse.clone();
     let admin = admin.alive_while(move || judged.check().map_err(|stalled| stalled.to_string()));
     let store = Store::open(&config.store).await?;
+    let mut kafka_answers = true;
     match sluice_bus::check(&config.bus).await {
         // It may be away for an hour, and a pod that waits for it serves nobody who could be told so. What is wrong with the topics, or
         // the settings, will not pass.
         Err(error @ BusError::Unreachable { .. }) => {
+            kafka_answers = false;
             tracing::warn!(%error, "starting without Kafka: nothing is acknowledged until it answers");
         }
         checked => checked?,
@@ -167,10 +167,16 @@ pub async fn main(file: &Path, mut parent: Option<Parent>) -> Result<(), RunErro
         admin
     };
     tasks.accompany("admin", admin.serve());
-    tasks.spawn("checks", OnEnd::Log, look_at(store, config.bus.clone(), checks, over.clone()));
-    if let Some(view) = edge.view() {
+    let view = edge.view();
+    let sight = KafkaSight::new(checks.kafka.clone(), &config.bus, kafka_answers);
+    let (asked, answers) = watch::channel(Asked::NotYet);
+    let asking = ask_kafka(config.bus.clone(), checks.topics.clone(), view.is_none(), asked);
+    tasks.spawn("topics", OnEnd::Log, until(over.clone(), asking));
+    tasks.spawn("kafka", OnEnd::Log, until(over.clone(), watch_kafka(sight, answers, view.clone())));
+    tasks.spawn("store", OnEnd::Log, until(over.clone(), watch_store(store, checks)));
+    if let Some(view) = view {
         let condition = readiness.condition("slots");
-        tasks.spawn("standing", OnEnd::Log, follow_standing(view, condition, over.clone()));
+        tasks.spawn("standing", OnEnd::Log, until(over.clone(), follow_standing(view, condition)));
     }
     tokio::select! {
         warm = edge.warm(WARM_WITHIN) => if !warm {
@@ -203,6 +209,13 @@ pub async fn main(file: &Path, mut parent: Option<Parent>) -> Result<(), RunErro
     }
 }
 
+async fn until(over: Shutdown, task: impl Future<Output = ()>) {
+    tokio::select! {
+        () = task => {}
+        () = over.requested() => {}
+    }
+}
+
 /// Looks once a second whether all parts turn, and says so to the parent while they do.
 async fn look(pulse: Pulse, heart: Option<Heart>) {
     let mut looks = tokio::time::interval(LOOK_EVERY);
@@ -229,91 +242,8 @@ async fn look(pulse: Pulse, heart: Option<Heart>) {
     }
 }
 
-/// How often the back ends are asked whether they are there, for `/readyz?verbose`.
-const CHECK_EVERY: Duration = Duration::from_secs(5);
-
-/// How often they are asked how safely they keep records.
-const WEAKNESSES_EVERY: u32 = 60;
-
 /// How long readiness waits for the writers' first answers from Kafka.
 const WARM_WITHIN: Duration = Duration::from_secs(5);
-
-/// What is shown beside readiness.
-struct Checks {
-    store: Check,
-    kafka: Check,
-    topics: Check,
-}
-
-async fn look_at(store: Store, bus: BusConfig, checks: Checks, over: Shutdown) {
-    let mut weaknesses = Weaknesses::default();
-    let mut round = 0;
-    loop {
-        match store.check().await {
-            Ok(()) => checks.store.ok(),
-            Err(error) => checks.store.failing(error),
-        }
-        match sluice_bus::check(&bus).await {
-            Ok(()) => {
-                checks.kafka.ok();
-                if round % WEAKNESSES_EVERY == 0 {
-                    weaknesses.ask(&bus, &checks.topics).await;
-                }
-                round += 1;
-            }
-            Err(error) => checks.kafka.failing(error),
-        }
-        tokio::select! {
-            () = tokio::time::sleep(CHECK_EVERY) => {}
-            () = over.requested() => return,
-        }
-    }
-}
-
-/// Not ready while this pod stands aside and another one serves what devices bring. Only then: what is wrong for all pods must not take
-/// every one of them out of the load balancer.
-async fn follow_standing(mut view: watch::Receiver<Arc<View>>, condition: Condition, over: Shutdown) {
-    loop {
-        let (aside, others) = {
-            let view = view.borrow_and_update();
-            (view.aside, view.others_serve_instead)
-        };
-        match aside.filter(|_| others) {
-            None => condition.met(),
-            Some(why) => condition.unmet(why),
-        }
-        tokio::select! {
-            changed = view.changed() => if changed.is_err() {
-                return;
-            },
-            () = over.requested() => return,
-        }
-    }
-}
-
-/// What makes an acknowledgement worth less than it could be; logged when it changes.
-#[derive(Default)]
-struct Weaknesses(Vec<String>);
-
-impl Weaknesses {
-    async fn ask(&mut self, bus: &BusConfig, check: &Check) {
-        match sluice_bus::weaknesses(bus).await {
-            Ok(found) => {
-                let found: Vec<String> = found.iter().map(ToString::to_string).collect();
-                for weakness in found.iter().filter(|weakness| !self.0.contains(weakness)) {
-                    tracing::warn!(weakness, "the topics keep records less safely than they could");
-                }
-                if found.is_empty() {
-                    check.ok()
-                } else {
-                    check.failing(found.join("; "))
-                }
-                self.0 = found;
-            }
-            Err(error) => check.failing(format_args!("cannot be described: {error}")),
-        }
-    }
-}
 
 /// `POST /debug/devices/{id}/send`: brings the body to a device. Only behind
 /// [`EdgeConfig::dangerously_allow_admin_send`].

@@ -472,8 +472,8 @@ impl Owners {
 
     fn begin(&mut self, slot: u16, done: mpsc::Sender<AdoptionResult>) {
         self.set(slot, State::Adopting);
-        self.publish();
         self.adopting += 1;
+        self.publish();
         self.adoptions += 1;
         let adoption = self.adoptions;
         let Some(port) = self.shards.get(usize::from(self.shard_of(slot))) else { return };
@@ -497,7 +497,8 @@ impl Owners {
             (_, Some((pod, _))) if pod != self.me => Place::Pod(pod),
             _ => Place::Nowhere,
         });
-        self.map.send_replace(Arc::new(SlotMap::new(places.collect())));
+        let map = SlotMap::new(places.collect()).while_adopting(self.adopting);
+        self.map.send_replace(Arc::new(map));
     }
 }
 

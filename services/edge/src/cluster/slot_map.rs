@@ -20,12 +20,14 @@ pub(crate) struct SlotMap {
     slots: Vec<Place>,
     /// Shards of this pod that serve a slot, each once, in order: where sessions can be born.
     homes: Vec<u16>,
+    /// How many slots this pod is adopting.
+    adopting: usize,
 }
 
 impl SlotMap {
     /// One slot per shard, of the same number, which no other pod knows of.
     pub(crate) fn alone(shards: u16) -> Self {
-        Self { slots: (0..shards).map(Place::Shard).collect(), homes: (0..shards).collect() }
+        Self { slots: (0..shards).map(Place::Shard).collect(), homes: (0..shards).collect(), adopting: 0 }
     }
 
     pub(crate) fn new(slots: Vec<Place>) -> Self {
@@ -38,7 +40,27 @@ impl SlotMap {
             .collect();
         homes.sort_unstable();
         homes.dedup();
-        Self { slots, homes }
+        Self { slots, homes, adopting: 0 }
+    }
+
+    /// The same while this pod adopts so many of them.
+    pub(crate) fn while_adopting(self, adopting: usize) -> Self {
+        Self { adopting, ..self }
+    }
+
+    /// Slots that this pod is adopting.
+    pub(crate) fn adopting(&self) -> usize {
+        self.adopting
+    }
+
+    /// Slots that this pod serves.
+    pub(crate) fn served(&self) -> usize {
+        self.slots.iter().filter(|place| matches!(place, Place::Shard(_))).count()
+    }
+
+    /// Slots that nobody is known to serve.
+    pub(crate) fn unserved(&self) -> usize {
+        self.slots.iter().filter(|place| **place == Place::Nowhere).count()
     }
 
     pub(crate) fn of(&self, slot: u16) -> Place {
@@ -78,6 +100,17 @@ mod tests {
         assert_eq!(SlotMap::new(vec![Place::Nowhere; 3]).home_of(0), None);
         assert_eq!(places.of(9), Place::Nowhere);
         assert_eq!(SlotMap::alone(2).home_of(1), Some(1));
+    }
+
+    #[test]
+    fn slots_are_counted_by_who_serves_them() {
+        let other = PodId::from_bytes([2; 16]);
+        let places =
+            vec![Place::Nowhere, Place::Shard(1), Place::Pod(other), Place::Shard(1), Place::Nowhere];
+        let map = SlotMap::new(places).while_adopting(1);
+        assert_eq!((map.served(), map.adopting(), map.unserved()), (2, 1, 2));
+        let alone = SlotMap::alone(3);
+        assert_eq!((alone.served(), alone.adopting(), alone.unserved()), (3, 0, 0));
     }
 
     #[test]
