@@ -48,6 +48,14 @@ fn missing_file_ends_the_start_with_its_name() {
 }
 
 #[test]
+fn without_settings_it_says_how_to_get_some() {
+    let output = sluice_edge(&[]);
+    let error = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{error}");
+    assert!(error.contains("--config FILE") && error.contains("--print-sample"), "{error}");
+}
+
+#[test]
 fn one_of_many_pods_must_say_where_it_is_reached() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("edge.toml");
