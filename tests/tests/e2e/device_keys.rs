@@ -54,7 +54,11 @@ fn a_session_outlives_its_key_and_not_its_device() {
     // Whoever holds a stolen key keeps the session that is open, until the device is suspended.
     let hears = device.start_recv(WITHIN).unwrap();
     let suspended = done(&edge, &["device", "suspend", &id, "--wait", "60s"]);
-    assert_eq!((&suspended["in_force"], &suspended["outstanding"]), (&json!(true), &json!([])), "{suspended}");
+    assert_eq!(
+        (&suspended["in_force"], &suspended["outstanding"]),
+        (&json!(true), &json!([])),
+        "{suspended}"
+    );
     assert_ne!(hears.failure().unwrap().class, "TimeoutError", "it was not told");
     refused(&sdk, &new, &edge);
     assert_eq!(done(&edge, &["device", "resume", &id])["state"], "active");
