@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use sluice_bus::{SessionState, Snapshot};
 use sluice_store::{KeyLookup, LastRekey, SecretKey, SessionKeys, SessionRecord, Store, StoreError};
-use sluice_types::{DeviceId, SessionId, Timestamp};
+use sluice_types::{DeviceId, KeyEpoch, SessionId, Timestamp};
 use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
@@ -81,7 +81,8 @@ impl Keeper {
                 .await
             {
                 Ok(Some(record)) => {
-                    match pool.call(|store| async move { may_connect(&store, device).await }).await {
+                    let key = record.key_epoch;
+                    match pool.call(|store| async move { may_go_on(&store, device, key).await }).await {
                         Ok(may_connect) => {
                             Found::Record { record: Box::new(record), may_connect, looked_up: now }
                         }
@@ -167,10 +168,13 @@ impl Keeper {
     }
 }
 
-/// Whether a session of this device may go on. One that sleeps is in no directory: a revocation has found nothing to close.
-async fn may_connect(store: &Store, device: DeviceId) -> Result<bool, StoreError> {
+/// Whether a session may go on that this device opened under this key. One that sleeps is in no directory: a revocation has found
+/// nothing to close, and the device may have been let in again since, under another key, as one that was removed and added anew, or
+/// one whose key was stolen.
+async fn may_go_on(store: &Store, device: DeviceId, key: KeyEpoch) -> Result<bool, StoreError> {
     match store.handshake_keys(device).await {
-        Ok(found) => Ok(matches!(found, KeyLookup::Known(_))),
+        Ok(KeyLookup::Known(keys)) => Ok(keys.psks.iter().any(|(epoch, _)| *epoch == key)),
+        Ok(_) => Ok(false),
         // Of a store that is known to have forgotten something nothing is asked; sessions live on, as those do that are awake.
         Err(StoreError::RolledBack | StoreError::Replaced) => Ok(true),
         Err(error) => Err(error),
@@ -237,8 +241,8 @@ pub(crate) fn from_the_store(record: &SessionRecord, epoch: u32) -> Option<Sessi
 
 #[cfg(test)]
 mod tests {
-    use sluice_store::Profile;
-    use sluice_types::{DeviceEpoch, KeyEpoch, TenantId};
+    use sluice_store::{KekRing, NewDevice, NewKey, Profile, Reason};
+    use sluice_types::{DeviceEpoch, Psk, TenantId};
 
     use super::*;
 
@@ -273,6 +277,32 @@ mod tests {
         );
         assert_eq!(rewritten_within(ttl, hour), hour / 2);
         assert_eq!(rewritten_within(2 * (24 * hour) + MARGIN, 3 * hour), 3 * hour / 2);
+    }
+
+    #[tokio::test]
+    async fn a_session_that_slept_while_its_device_was_taken_away_and_let_in_again_does_not_go_on() {
+        let store = Store::in_memory(KekRing::generate().expect("random bytes")).await.expect("a store");
+        let device = DeviceId::from_bytes([2; 6]);
+        let may = |key| may_go_on(&store, device, KeyEpoch(key));
+        let with_key = |byte: u8| {
+            let psk = Psk::new(&[byte; 32]).expect("32 bytes");
+            store.create_device(NewDevice::raw(device, NewKey::Individual(psk)))
+        };
+        assert!(!may(1).await.expect("an answer"), "not registered");
+        with_key(0x5a).await.expect("new");
+        assert!(may(1).await.expect("an answer"));
+        store.revoke(device, &Reason::default()).await.expect("registered");
+        assert!(!may(1).await.expect("an answer"), "revoked");
+        store.remove(device).await.expect("registered");
+        with_key(0xa5).await.expect("its id is free again");
+        assert!(!may(1).await.expect("an answer"), "a session of the device before");
+        assert!(may(2).await.expect("an answer"));
+
+        let another = Psk::new(&[0x77; 32]).expect("32 bytes");
+        store.add_key(device, &another).await.expect("a third key");
+        assert!(may(2).await.expect("an answer") && may(3).await.expect("an answer"));
+        store.retire_key(device, KeyEpoch(2)).await.expect("not the last one");
+        assert!(!may(2).await.expect("an answer"), "under a key that was stolen");
     }
 
     #[test]
