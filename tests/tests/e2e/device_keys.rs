@@ -4,6 +4,7 @@ use std::process::{Command, Output};
 use std::time::Duration;
 
 use serde_json::{Value, json};
+use sluice_store::LogPosition;
 use sluice_tests::{Credentials, Edge, EdgeOptions, Sdk, Transport, World, program, wait_for};
 use sluice_types::Psk;
 
@@ -81,11 +82,16 @@ fn a_removal_that_a_pod_has_not_applied_names_it_and_exits_with_three() {
     let edge = Edge::start(&world, &EdgeOptions::default()).unwrap();
     let device = world.device().unwrap();
     let id = device.id.to_string();
-    // Known to the store, and silent for longer than the command waits.
+    // It lives, as it says again and again, and never gets on.
     let runtime = tokio::runtime::Runtime::new().unwrap();
-    runtime.block_on(async {
-        let store = sluice_store::Store::open(world.store_config()).await.unwrap();
-        store.report_applied("behind", sluice_store::LogPosition::START).await.unwrap();
+    let store = runtime.block_on(sluice_store::Store::open(world.store_config())).unwrap();
+    runtime.block_on(store.report_applied("behind", LogPosition::START)).unwrap();
+    runtime.spawn(async move {
+        loop {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            // One that fails is followed by another.
+            let _ = store.report_applied("behind", LogPosition::START).await;
+        }
     });
     let removed = operator(&edge, &["device", "remove", &id, "--wait", "1s"]);
     assert_eq!(removed.status.code(), Some(3), "{removed:?}");
