@@ -184,9 +184,36 @@ impl Stage {
     fn wait_names(&self, pod: usize, missing: &str) {
         wait_for(&format!("/readyz?verbose of pod {pod} to name {missing}"), PATIENCE, || {
             let (_, text) = self.cluster.pod(pod).ask("GET", "/readyz?verbose", b"").unwrap();
-            if text.contains(&format!("[-] {missing}")) { Ok(()) } else { Err(text) }
+            if text.contains(&format!("[-] {missing} ")) { Ok(()) } else { Err(text) }
         })
         .unwrap();
+        let (gauge, value) = match missing {
+            "slots" => ("sluice_edge_aside", 1.0),
+            "kafka" => ("sluice_edge_kafka_answers", 0.0),
+            _ => ("sluice_edge_store_answers", 0.0),
+        };
+        self.wait_gauge(pod, gauge, value);
+    }
+
+    fn wait_gauge(&self, pod: usize, gauge: &str, expected: f64) {
+        wait_for(&format!("{gauge} of pod {pod} to be {expected}"), PATIENCE, || {
+            let seen = self.cluster.pod(pod).metric(gauge, &[]).map_err(|error| format!("{error:#}"))?;
+            if (seen - expected).abs() < 0.5 { Ok(()) } else { Err(seen.to_string()) }
+        })
+        .unwrap();
+    }
+
+    /// What an operator sees when all is well.
+    fn is_well(&self, pod: usize) {
+        for gauge in ["sluice_edge_store_answers", "sluice_edge_store_trusted", "sluice_edge_kafka_answers"] {
+            self.wait_gauge(pod, gauge, 1.0);
+        }
+        for gauge in ["sluice_edge_aside", "sluice_edge_slots_adopting", "sluice_edge_slots_unserved"] {
+            self.wait_gauge(pod, gauge, 0.0);
+        }
+        for gauge in ["sluice_peers_known", "sluice_peers_linked"] {
+            self.wait_gauge(pod, gauge, 1.0);
+        }
     }
 
     /// While the fault lasts: everything that a pod can do is done, and nothing else, at both pods at once.
@@ -302,6 +329,7 @@ impl Stage {
         .unwrap();
         eprintln!("{verdict}");
         assert!(verdict.is_kept(), "{verdict}");
+        [CUT, OTHER].into_iter().for_each(|pod| self.is_well(pod));
     }
 }
 
