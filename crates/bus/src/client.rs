@@ -9,11 +9,14 @@ use rdkafka::consumer::ConsumerContext;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use serde::Deserialize;
 
-/// Lines a client may log per [`WINDOW`]: a broker that is away makes hundreds of equal ones a minute.
+/// Lines that may be logged per [`WINDOW`]: a broker that is away makes hundreds of equal ones a minute.
 const LINES: u32 = 10;
 const WINDOW: Duration = Duration::from_secs(10);
 
-/// Passes librdkafka's log lines and errors on to `tracing`, a bounded number of them.
+/// What the clients of this process say, together: one for each slot and shard says the same when a broker goes.
+static CLIENTS: Mutex<Window> = Mutex::new(Window { since: None, lines: 0, withheld: 0 });
+
+/// Passes librdkafka's log lines and errors on to `tracing`, a bounded number of them. What its owner has to say has room of its own.
 #[derive(Debug, Default)]
 pub(crate) struct Voice(Mutex<Window>);
 
@@ -41,10 +44,14 @@ impl Window {
 
 impl Voice {
     /// Whether a line may be logged now, and if so how many were withheld before it.
-    #[expect(clippy::disallowed_methods, reason = "a driver's log is limited by the clock on the wall")]
     pub(crate) fn admit(&self) -> Option<u64> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).admit(Instant::now())
+        admit(&self.0)
     }
+}
+
+#[expect(clippy::disallowed_methods, reason = "a driver's log is limited by the clock on the wall")]
+fn admit(window: &Mutex<Window>) -> Option<u64> {
+    window.lock().unwrap_or_else(PoisonError::into_inner).admit(Instant::now())
 }
 
 /// A producer is at its end. Whoever has it is told so by the call that fails, and says it once, with what comes of it.
@@ -81,7 +88,7 @@ impl ClientContext for Voice {
                 tracing::debug!(facility, detail = message, "Kafka client");
             }
             _ => {
-                if let Some(withheld) = self.admit() {
+                if let Some(withheld) = admit(&CLIENTS) {
                     tracing::warn!(facility, detail = message, withheld, "Kafka client");
                 }
             }
@@ -91,7 +98,7 @@ impl ClientContext for Voice {
     fn error(&self, error: KafkaError, reason: &str) {
         if is_quiet(&error) {
             tracing::debug!(%error, reason, "Kafka client");
-        } else if let Some(withheld) = self.admit() {
+        } else if let Some(withheld) = admit(&CLIENTS) {
             tracing::warn!(%error, reason, withheld, "Kafka client");
         }
     }

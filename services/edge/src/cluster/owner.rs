@@ -209,7 +209,12 @@ impl Owners {
             self.pause.moved(now(), slot);
             // An idle slot does not notice that it was fenced, and would open sessions that are lost.
             if matches!(found.state, State::Ours { .. }) {
-                tracing::warn!(slot, %owner, generation, "this slot has another owner");
+                if self.peers.view().borrow().aside.is_some() {
+                    // Which was told with the reason.
+                    tracing::info!(slot, %owner, generation, "this slot has another owner, since this pod stands aside");
+                } else {
+                    tracing::warn!(slot, %owner, generation, "this slot has another owner, which took this pod for dead");
+                }
                 found.state = State::Leaving;
                 let until = self.clock.now();
                 if let Some(port) = self.shards.get(usize::from(self.shard_of(slot))) {
