@@ -173,6 +173,25 @@ impl Backend {
         delegate!(self, backend => backend.log_after(after, limit, known))
     }
 
+    /// Begins a copy of the log, in place of one that was left half-way.
+    pub(crate) async fn begin_log_copy(&self) -> Result<(), StoreError> {
+        delegate!(self, backend => backend.begin_log_copy())
+    }
+
+    /// Adds entries of the log, in order, with other bytes under the same numbers; those that the log has no more are left out.
+    pub(crate) async fn copy_to_log(&self, copies: Vec<(u64, Vec<u8>)>) -> Result<(), StoreError> {
+        delegate!(self, backend => backend.copy_to_log(copies))
+    }
+
+    /// Puts the copy, which goes up to `last`, in the place of the log; `false` when the log has entries after that.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Contended`] when it is not a copy of this log.
+    pub(crate) async fn end_log_copy(&self, last: u64) -> Result<bool, StoreError> {
+        delegate!(self, backend => backend.end_log_copy(last))
+    }
+
     pub(crate) async fn report_applied(&self, pod: &str, position: u64) -> Result<(), StoreError> {
         delegate!(self, backend => backend.report_applied(pod, position))
     }
@@ -309,6 +328,16 @@ impl Backend {
     /// Ends it, and forgets displacements. `false` when there was none.
     pub(crate) async fn end_hold(&self, device: DeviceId) -> Result<bool, StoreError> {
         delegate!(self, backend => backend.end_hold(device))
+    }
+
+    /// Replaces the hold or the holder of a device, byte for byte `old`, for as long as it would have lasted.
+    pub(crate) async fn replace_of_device(
+        &self,
+        device: DeviceId,
+        old: Vec<u8>,
+        new: Vec<u8>,
+    ) -> Result<(), StoreError> {
+        delegate!(self, backend => backend.replace_of_device(device, old, new))
     }
 
     pub(crate) async fn lease_places(

@@ -98,7 +98,9 @@ pub enum StoreError {
         source: RecordError,
     },
     /// The store lost its content, or another one stands in its place, while this process runs.
-    #[error("the store was emptied or replaced: restore it, or restart this process to accept the new one")]
+    #[error(
+        "the store was emptied or replaced: restore a copy of the one it was; or go on with the new one: `sluice store accept`, then restart every process, one after the other"
+    )]
     Replaced,
     /// The store was set back: its revocation log lacks entries that this process, or another pod, has seen, or that are known outside.
     #[error(

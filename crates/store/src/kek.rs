@@ -1,6 +1,7 @@
 use std::fmt;
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use hkdf::Hkdf;
 use sha2::Sha256;
@@ -49,12 +50,16 @@ impl Kek {
     }
 }
 
-/// The key-encryption keys of a deployment: one that seals, and previous ones that still open.
+/// The key-encryption keys of a deployment: one that seals, and others that open.
 ///
-/// To rotate: put a new key on the first line of the file and keep the old one below; restart all processes; write every
-/// record anew ([`Store::reseal`](crate::Store::reseal)); take the old line out.
+/// The one that seals is the one under which the store's identity is sealed, whatever the order in the file: processes are restarted
+/// one after the other, and nothing may be written that some of them cannot read yet. The first key of the file comes into force by
+/// [`Store::begin_rotation`](crate::Store::begin_rotation), when all processes have it. In a store that is new it is in force at once.
 pub struct KekRing {
+    /// In the order of the file, which is at least one.
     keys: Vec<Kek>,
+    /// Index of the one that seals.
+    in_force: AtomicUsize,
     source: PathBuf,
 }
 
@@ -73,10 +78,10 @@ impl KekRing {
     #[must_use]
     pub fn new(current: &SecretKey, previous: &[SecretKey]) -> Self {
         let keys = std::iter::once(current).chain(previous).take(MAX_KEKS).map(Kek::new).collect();
-        Self { keys, source: PathBuf::from("memory") }
+        Self { keys, in_force: AtomicUsize::new(0), source: PathBuf::from("memory") }
     }
 
-    /// Reads a key file: 32 raw bytes, or 1 to 3 lines of 64 hex digits, the current key first.
+    /// Reads a key file: 32 raw bytes, or 1 to 3 lines of 64 hex digits, the newest key first.
     ///
     /// # Errors
     ///
@@ -96,7 +101,8 @@ impl KekRing {
                 return Err(KekError::Weak { path: path.to_owned() });
             }
         }
-        Ok(Self { keys: keys.iter().map(Kek::new).collect(), source: path.to_owned() })
+        let keys = keys.iter().map(Kek::new).collect();
+        Ok(Self { keys, in_force: AtomicUsize::new(0), source: path.to_owned() })
     }
 
     /// Makes a key file with one random key, as hex, readable by its owner alone; an existing file is left as it is.
@@ -130,8 +136,25 @@ impl KekRing {
         &self.source
     }
 
+    /// The key that seals now.
     pub(crate) fn current_id(&self) -> KeyName {
+        self.keys.get(self.in_force.load(Ordering::Relaxed)).map_or(KeyName([0; 8]), |kek| kek.id)
+    }
+
+    /// The first key of the file: the one that is to seal.
+    pub(crate) fn first_id(&self) -> KeyName {
         self.keys.first().map_or(KeyName([0; 8]), |kek| kek.id)
+    }
+
+    /// The names of all keys, in the order of the file.
+    pub(crate) fn names(&self) -> impl Iterator<Item = KeyName> {
+        self.keys.iter().map(|kek| kek.id)
+    }
+
+    /// From now on this one seals, if it is there; `true` when another one did before.
+    pub(crate) fn seal_under(&self, id: KeyName) -> bool {
+        let Some(index) = self.keys.iter().position(|kek| kek.id == id) else { return false };
+        self.in_force.swap(index, Ordering::Relaxed) != index
     }
 
     /// A subkey: `HKDF-Expand(PRK, purpose || 0x00 || name parts, 32)`. The purposes hold no zero byte, and for one purpose

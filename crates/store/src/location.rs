@@ -59,7 +59,7 @@ pub(crate) struct ClaimRow {
     pub(crate) displaced: u32,
 }
 
-fn encode(ring: &KekRing, device: DeviceId, pod: PodId, session: SessionId) -> Vec<u8> {
+pub(crate) fn encode(ring: &KekRing, device: DeviceId, pod: PodId, session: SessionId) -> Vec<u8> {
     let message = proto::DeviceHolder {
         revision: REVISION,
         device: device.as_bytes().to_vec(),

@@ -8,7 +8,7 @@ use prost::Message;
 use sluice_proto::store::v1 as proto;
 use sluice_types::{PodId, Timestamp};
 
-use crate::kek::KekRing;
+use crate::kek::{KekRing, KeyName};
 use crate::record::Identity;
 use crate::seal::{self, check_revision};
 use crate::store::Store;
@@ -71,6 +71,16 @@ pub(crate) struct PodRow {
     pub(crate) live: bool,
 }
 
+/// A record, and what the store itself says with it.
+#[derive(Debug)]
+pub(crate) struct Announced {
+    pub(crate) record: PodRecord,
+    /// The store whose log it has applied.
+    pub(crate) store: Identity,
+    /// The key-encryption keys that the pod has; none of a release that does not say so.
+    pub(crate) keks: Vec<KeyName>,
+}
+
 /// The highest counter of each pod that this process has seen, so that an old record put back is no sign of life.
 ///
 /// Bounded: when it is full, pods that the store does not name at that moment are forgotten.
@@ -117,18 +127,19 @@ impl PodRecord {
             store: store.0.to_vec(),
             kafka_ok_within_ms: self.kafka_ok_within_ms,
             unlinked: self.unlinked.iter().flat_map(|pod| *pod.as_bytes()).collect(),
+            keks: ring.names().flat_map(|name| name.0).collect(),
         };
         seal::authenticate(ring, POD, message.encode_to_vec())
     }
 
-    /// Also gives the store whose log it has applied.
-    pub(crate) fn decode(ring: &KekRing, pod: &str, blob: &[u8]) -> Result<(Self, Identity), RecordError> {
+    pub(crate) fn decode(ring: &KekRing, pod: &str, blob: &[u8]) -> Result<Announced, RecordError> {
         let body = seal::verify(ring, POD, blob)?;
         let message = proto::PodRecord::decode(body.as_slice()).map_err(|_| RecordError::Malformed)?;
         check_revision(message.revision, REVISION)?;
         let bytes = |bytes: &[u8]| <[u8; 16]>::try_from(bytes).map_err(|_| RecordError::Malformed);
         let store = Identity(bytes(&message.store)?);
         let (unlinked, []) = message.unlinked.as_chunks::<16>() else { return Err(RecordError::Malformed) };
+        let (keks, []) = message.keks.as_chunks::<8>() else { return Err(RecordError::Malformed) };
         let record = Self {
             pod: PodId::from_bytes(bytes(&message.pod)?),
             address: message.address,
@@ -143,7 +154,10 @@ impl PodRecord {
         if record.pod.to_string() != pod {
             return Err(RecordError::Swapped);
         }
-        if record.fits() { Ok((record, store)) } else { Err(RecordError::Malformed) }
+        if !record.fits() {
+            return Err(RecordError::Malformed);
+        }
+        Ok(Announced { record, store, keks: keks.iter().map(|name| KeyName(*name)).collect() })
     }
 
     fn fits(&self) -> bool {
@@ -237,19 +251,25 @@ impl Store {
     }
 
     fn trusted_pod(&self, row: &PodRow) -> Option<PodRecord> {
-        let record = PodRecord::decode(&self.kek, &row.pod, &row.blob).and_then(|(record, store)| {
+        self.announced(row).map(|announced| announced.record)
+    }
+
+    /// What a pod announced, unless it cannot be trusted.
+    pub(crate) fn announced(&self, row: &PodRow) -> Option<Announced> {
+        let announced = PodRecord::decode(&self.kek, &row.pod, &row.blob).and_then(|announced| {
+            let record = &announced.record;
             match self.heartbeats.check(record.pod, record.counter) {
                 None => {
                     // A witness: a store that ends before what a living pod has applied was rolled back.
-                    if store == self.identity {
+                    if announced.store == self.identity {
                         self.log.hear(record.applied.0);
                     }
-                    Ok(record)
+                    Ok(announced)
                 }
                 Some(expected) => Err(RecordError::RolledBack { found: record.counter, expected }),
             }
         });
-        record.inspect_err(|error| self.distrust("the record of a pod", error)).ok()
+        announced.inspect_err(|error| self.distrust("the record of a pod", error)).ok()
     }
 }
 

@@ -1,6 +1,7 @@
 //! Whether the revocation log still has what is known of it, and putting back what it lost.
 
 use crate::backend::LogPage;
+use crate::record::RevocationData;
 use crate::store::Store;
 use crate::{LogPosition, StoreError, StoreWitness};
 
@@ -76,8 +77,11 @@ impl Store {
         }
         let lost = self.log.after(common.unwrap_or_default());
         for entry in &lost {
+            // Under the key in force, which may be another one than when it was read.
+            let blob = RevocationData::decode(&self.kek, &entry.blob)
+                .map_or_else(|_| entry.blob.clone(), |data| data.encode(&self.kek));
             // Above what it was: whoever has read on to there reads it again.
-            self.backend.append(entry.device, entry.device_version, entry.blob.clone(), newest).await?;
+            self.backend.append(entry.device, entry.device_version, blob, newest).await?;
         }
         tracing::warn!(entries = lost.len(), "put revocations back that the store had lost");
         if common.is_none() {

@@ -260,16 +260,6 @@ impl Store {
         Ok(())
     }
 
-    /// Writes a device record anew, under the current key-encryption key.
-    ///
-    /// # Errors
-    ///
-    /// [`RegistryError::NotFound`], [`RegistryError::Store`].
-    pub async fn reseal(&self, id: DeviceId) -> Result<(), RegistryError> {
-        self.change_device(id, |_| Ok(())).await?;
-        Ok(())
-    }
-
     pub(crate) async fn change_device(
         &self,
         id: DeviceId,

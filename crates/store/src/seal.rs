@@ -130,6 +130,11 @@ pub(crate) fn verify(ring: &KekRing, purpose: &'static str, stored: &[u8]) -> Re
     Ok(envelope.body)
 }
 
+/// The key that an authenticated value says it was made under, unchecked.
+pub(crate) fn key_of(stored: &[u8]) -> Option<KeyName> {
+    key_name(&Authenticated::decode(stored).ok()?.kek_id).ok()
+}
+
 /// Refuses what a newer release wrote, and what no release wrote.
 pub(crate) fn check_revision(found: u32, ours: u32) -> Result<(), RecordError> {
     match found {

@@ -14,7 +14,7 @@ use crate::log_memory::LogMemory;
 use crate::pod::Heartbeats;
 use crate::record::Identity;
 use crate::redis::Redis;
-use crate::{RecordError, StoreConfig, StoreError, StoreKind, clock};
+use crate::{RecordError, StoreConfig, StoreError, StoreKind, clock, seal};
 
 /// The store of a deployment. Clones are cheap and share everything.
 #[derive(Clone)]
@@ -72,7 +72,10 @@ impl Store {
         let fresh = Identity::generate().map_err(|error| unreachable(StoreError::Randomness(error)))?;
         let found = backend.identity(fresh.encode(&kek, clock::now())).await.map_err(unreachable)?;
         let identity = match Identity::decode(&kek, &found) {
-            Ok(identity) => identity,
+            Ok(identity) => {
+                follow_key(&kek, &found);
+                identity
+            }
             Err(RecordError::UnknownKek { .. }) => {
                 return Err(OpenError::WrongKek { kek_file: kek.source().to_owned() });
             }
@@ -110,31 +113,24 @@ impl Store {
         self.settle_doubts(&page, accepted).await
     }
 
-    /// Writes the identity, and what was accepted of the log, anew, under the current key-encryption key. The last step before an older key is taken out: with
-    /// the new key alone the store opens only from here on.
-    ///
-    /// # Errors
-    ///
-    /// [`StoreError::Replaced`] as [`Store::check`]; [`StoreError::Contended`] when somebody else does the same at this moment;
-    /// [`StoreError`].
-    pub async fn reseal_identity(&self) -> Result<(), StoreError> {
-        let page = self.look_at_log(u64::MAX, 1).await?;
-        self.check_identity(page.identity.as_deref())?;
-        self.reseal_acceptance(&page).await?;
-        let old = page.identity.ok_or(StoreError::Replaced)?;
-        let new = self.identity.encode(&self.kek, clock::now());
-        if self.backend.swap_identity(old, new).await? { Ok(()) } else { Err(StoreError::Contended) }
-    }
-
+    /// Whether the store is still the one that was opened. It also says which key seals from now on.
     pub(crate) fn check_identity(&self, found: Option<&[u8]>) -> Result<(), StoreError> {
-        let same = match found.map(|blob| Identity::decode(&self.kek, blob)) {
-            Some(Ok(identity)) => identity == self.identity,
-            Some(Err(_)) | None => false,
+        let error = match found.map(|blob| (blob, Identity::decode(&self.kek, blob))) {
+            Some((blob, Ok(identity))) if identity == self.identity => {
+                follow_key(&self.kek, blob);
+                self.trusted.store(true, Ordering::Relaxed);
+                return Ok(());
+            }
+            Some((_, Err(source @ RecordError::UnknownKek { .. }))) => {
+                StoreError::Record { record: "the identity of the store".to_owned(), source }
+            }
+            _ => StoreError::Replaced,
         };
-        if self.trusted.swap(same, Ordering::Relaxed) && !same {
-            tracing::error!("the store was emptied or replaced, no keys are given out until it is back");
+        if self.trusted.swap(false, Ordering::Relaxed) {
+            self.count_distrusted();
+            tracing::error!(%error, "no keys are given out, live sessions go on");
         }
-        if same { Ok(()) } else { Err(StoreError::Replaced) }
+        Err(error)
     }
 
     /// Stored values that this process found changed, cut, swapped or rolled back, and did not use. Any rise means that
@@ -168,6 +164,23 @@ impl Store {
     }
 }
 
+/// Seals under the key that the store's identity is sealed under; that is checked before.
+fn follow_key(kek: &KekRing, identity: &[u8]) {
+    if let Some(key) = seal::key_of(identity)
+        && kek.seal_under(key)
+    {
+        let first = kek.first_id();
+        if key == first {
+            tracing::info!(%key, "the first key of the key file is in force: values are sealed under it");
+        } else {
+            tracing::info!(
+                %key, %first,
+                "the store is not sealed under the first key of the key file yet: `sluice device reseal` brings that in force, once every process has it"
+            );
+        }
+    }
+}
+
 impl fmt::Debug for Store {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let backend = match *self.backend {
@@ -196,6 +209,7 @@ impl Store {
             heartbeats: Arc::default(),
             log: Arc::default(),
             distrusted: Arc::default(),
+            trusted: Arc::new(AtomicBool::new(true)),
             ..self.clone()
         }
     }

@@ -70,7 +70,10 @@ pub(crate) enum DeviceCommand {
         /// The device.
         id: DeviceId,
     },
-    /// Write every record anew under the first key of the key-encryption key file, so that older ones can be taken out.
+    /// Bring the first key of the key-encryption key file into force and write everything anew under it, so that older keys can be taken out.
+    ///
+    /// Put the new key first and the old one below it in the key file of every process, and restart all of them, before. A pod that does not have the
+    /// new key is named, and nothing is changed. Safe to repeat, and beside a fleet at work.
     #[command(after_help = "Example:\n  sluice --config edge.toml device reseal")]
     Reseal,
     /// Be a device: connect and send records.

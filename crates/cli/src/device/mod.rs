@@ -23,7 +23,7 @@ use crate::output::Printer;
 use crate::snippets::Snippet;
 
 pub(crate) use key::{KeyForm, fresh_key, read_key};
-pub(crate) use registry::Registry;
+pub(crate) use registry::{Registry, Resealed};
 pub(crate) use sim::{Schedule, run_device};
 
 pub(crate) async fn run(global: &Global, command: DeviceCommand) -> Result<ExitCode> {
@@ -55,10 +55,12 @@ pub(crate) async fn run(global: &Global, command: DeviceCommand) -> Result<ExitC
             printer.done(&format!("{id} may connect"), &json!({ "device": id, "state": state }));
         }
         DeviceCommand::Reseal => {
-            let count = registry.reseal().await?;
+            let Resealed { devices, revocations } = registry.reseal().await?;
             printer.done(
-                &format!("devices sealed under the first key-encryption key: {count}"),
-                &json!({ "resealed": count }),
+                &format!(
+                    "the first key-encryption key is in force; sealed under it: {devices} devices, {revocations} revocations, and all that pods share"
+                ),
+                &json!({ "resealed": devices, "revocations": revocations }),
             );
         }
         DeviceCommand::Release { id } => {

@@ -3,9 +3,10 @@
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
-use sluice_store::{LogPosition, RegistryError, Store, StoreKind};
+use sluice_store::{LogPosition, PageRequest, RegistryError, Store, StoreKind};
 use sluice_types::{DeviceId, KeyEpoch, Psk, TenantId};
 
 use super::stored;
@@ -120,29 +121,38 @@ impl Registry {
         }
     }
 
-    /// Writes the records of all devices and of their tenants anew, and the store's own; returns how many devices. Safe to repeat, and beside a fleet at work.
-    pub(crate) async fn reseal(&self) -> Result<u64> {
+    /// Brings the first key of the key-encryption key file into force and writes everything anew under it; returns how many devices and
+    /// revocations. Safe to repeat, and beside a fleet at work.
+    pub(crate) async fn reseal(&self) -> Result<Resealed> {
         let Self::Store { store, .. } = self else {
             bail!("name the store whose key-encryption key was changed with `--config FILE`");
         };
+        store.begin_rotation(PODS_FOLLOW_WITHIN).await?;
         let again =
             "stopped half-way, nothing is lost: run it again, and leave the old key in the file until then";
-        let (mut count, mut tenants) = (0_u64, BTreeSet::new());
-        for device in stored::list(store, None).await? {
-            match store.reseal(device.device).await {
-                Ok(()) => count = count.saturating_add(1),
-                // Removed meanwhile: nothing is left to seal.
-                Err(RegistryError::NotFound(_)) => {}
-                Err(error) => return Err(error).context(again),
+        let mut resealed = Resealed { devices: 0, revocations: store.reseal_shared().await.context(again)? };
+        let mut tenants = BTreeSet::new();
+        let mut request = PageRequest { tenant: None, after: None, limit: stored::PAGE };
+        loop {
+            let page = store.list(&request).await.context(again)?;
+            for device in page.devices {
+                match store.reseal(device.id).await {
+                    Ok(()) => resealed.devices = resealed.devices.saturating_add(1),
+                    // Removed meanwhile: nothing is left to seal.
+                    Err(RegistryError::NotFound(_)) => {}
+                    Err(error) => return Err(error).context(again),
+                }
+                tenants.insert(device.tenant);
             }
-            tenants.insert(device.tenant);
+            match page.next {
+                None => break,
+                next => request.after = next,
+            }
         }
         for tenant in &tenants {
             store.reseal_tenant(tenant).await.context(again)?;
         }
-        // Last: from here on the new key alone opens the store.
-        store.reseal_identity().await.context(again)?;
-        Ok(count)
+        Ok(resealed)
     }
 
     /// Where a device would dial, for snippets.
@@ -157,6 +167,15 @@ impl Registry {
         Ok(super::reachable(listen))
     }
 }
+
+/// What was written anew under another key-encryption key.
+pub(crate) struct Resealed {
+    pub(crate) devices: u64,
+    pub(crate) revocations: u64,
+}
+
+/// How long pods may take to seal under a key that came into force; they look at the store each second.
+const PODS_FOLLOW_WITHIN: Duration = Duration::from_secs(30);
 
 const OTHER_ANSWER: &str = "the running `sluice dev` gave an answer to another question: restart it";
 

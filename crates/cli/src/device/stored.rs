@@ -10,7 +10,7 @@ use sluice_types::{DeviceId, KeyEpoch, Psk, TenantId, Timestamp};
 use crate::control::{DeviceView, HoldView, KeyView, Withdrawal};
 
 /// Devices listed per request to the store.
-const PAGE: u16 = 500;
+pub(super) const PAGE: u16 = 500;
 
 pub(crate) async fn add(store: &Store, id: DeviceId, tenant: TenantId, psk: &Psk) -> Result<DeviceView> {
     let device = NewDevice { tenant, ..NewDevice::raw(id, NewKey::Individual(psk.clone())) };

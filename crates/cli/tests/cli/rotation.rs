@@ -46,7 +46,7 @@ fn the_old_key_encryption_key_can_go_once_every_record_is_resealed() {
 
     keys(&[NEW, OLD]);
     let resealed = device(&config, &["reseal"]);
-    assert!(said(&resealed).contains("key-encryption key: 1"), "{}", said(&resealed));
+    assert!(said(&resealed).contains("sealed under it: 1 devices"), "{}", said(&resealed));
 
     keys(&[NEW]);
     let after = device(&config, &["show", ID, "--reveal"]);

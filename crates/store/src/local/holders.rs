@@ -174,6 +174,32 @@ impl Local {
         .await
     }
 
+    pub(crate) async fn replace_of_device(
+        &self,
+        device: DeviceId,
+        old: Vec<u8>,
+        new: Vec<u8>,
+    ) -> Result<(), StoreError> {
+        self.write(Durability::Immediate, move |transaction| {
+            let key = device.as_bytes().as_slice();
+            let mut holds = transaction.open_table(HOLDS)?;
+            let until = holds.get(key)?.and_then(|found| {
+                let (until, blob) = found.value();
+                (blob == old).then_some(until)
+            });
+            if let Some(until) = until {
+                holds.insert(key, (until, new.as_slice()))?;
+                return Ok(());
+            }
+            let mut holders = transaction.open_table(HOLDERS)?;
+            let Some(mine) = held(&holders, device)?.filter(|held| held.blob == old) else { return Ok(()) };
+            let until = holders.get(key)?.map_or(0, |found| found.value().2);
+            let ttl = Duration::from_millis(until.saturating_sub(now_millis()));
+            put(&mut holders, device, &Held { blob: new, ..mine }, ttl)
+        })
+        .await
+    }
+
     pub(crate) async fn lease_places(
         &self,
         tenant: &TenantId,

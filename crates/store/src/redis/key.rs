@@ -20,6 +20,7 @@ use crate::slot::SnapshotId;
 /// | `P:{tenants}:names` | tenants that ever had a device | for good: follows the registry |
 /// | `P:{log}:identity` | which life of the store this is | for good: its absence means that the store was emptied |
 /// | `P:{log}:stream`, `:head`, `:logged` | revocation log | for good, bounded to 65,536 entries |
+/// | `P:{log}:copy` | revocation log while it is written anew | until it takes the log's place, or an hour |
 /// | `P:{log}:accepted` | entries that may be missing from it | for good: as long as somebody may ask for them |
 /// | `P:{log}:announced` | withdrawals under way | settled within seconds by any watching pod |
 /// | `P:{log}:applied`, `:seen` | how far pods are | 1 hour after the last report |
@@ -117,6 +118,7 @@ impl Keys {
             LogPart::Stream => "stream",
             LogPart::Head => "head",
             LogPart::Logged => "logged",
+            LogPart::Copy => "copy",
             LogPart::Accepted => "accepted",
             LogPart::Announced => "announced",
             LogPart::Applied => "applied",
@@ -153,6 +155,7 @@ pub(super) enum LogPart {
     Stream,
     Head,
     Logged,
+    Copy,
     Accepted,
     Announced,
     Applied,

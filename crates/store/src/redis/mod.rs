@@ -44,6 +44,8 @@ struct Scripts {
     log_after: Script,
     report_applied: Script,
     applied: Script,
+    copy_to_log: Script,
+    end_log_copy: Script,
 }
 
 impl Scripts {
@@ -56,6 +58,8 @@ impl Scripts {
             log_after: Script::new(include_str!("scripts/log_after.lua")),
             report_applied: Script::new(include_str!("scripts/report_applied.lua")),
             applied: Script::new(include_str!("scripts/applied.lua")),
+            copy_to_log: Script::new(include_str!("scripts/copy_to_log.lua")),
+            end_log_copy: Script::new(include_str!("scripts/end_log_copy.lua")),
         }
     }
 }
@@ -261,6 +265,34 @@ impl Redis {
         // A name that is no device's was put there by somebody else.
         page.pending = pending.iter().filter_map(|name| name.parse().ok()).collect();
         Ok(page)
+    }
+
+    pub(crate) async fn begin_log_copy(&self) -> Result<(), StoreError> {
+        let _: i64 = self.command(cmd("DEL").arg(self.keys.log(LogPart::Copy))).await?;
+        Ok(())
+    }
+
+    pub(crate) async fn copy_to_log(&self, copies: Vec<(u64, Vec<u8>)>) -> Result<(), StoreError> {
+        let mut invocation = self.scripts.copy_to_log.key(self.keys.log(LogPart::Stream));
+        invocation.key(self.keys.log(LogPart::Copy));
+        for (number, blob) in copies {
+            invocation.arg(number).arg(blob);
+        }
+        let _: i64 = self.script(&invocation).await?;
+        Ok(())
+    }
+
+    pub(crate) async fn end_log_copy(&self, last: u64) -> Result<bool, StoreError> {
+        let mut invocation = self.scripts.end_log_copy.key(self.keys.log(LogPart::Stream));
+        invocation
+            .key(self.keys.log(LogPart::Copy))
+            .key(self.keys.log(LogPart::Head))
+            .arg(last.saturating_add(1));
+        match self.script::<i64>(&invocation).await? {
+            1 => Ok(true),
+            0 => Ok(false),
+            _ => Err(StoreError::Contended),
+        }
     }
 
     pub(crate) async fn report_applied(&self, pod: &str, position: u64) -> Result<(), StoreError> {

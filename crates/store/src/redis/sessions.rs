@@ -27,6 +27,7 @@ pub(super) struct SessionScripts {
     hold_device: Script,
     read_hold: Script,
     end_hold: Script,
+    replace_of_device: Script,
 }
 
 impl SessionScripts {
@@ -43,6 +44,7 @@ impl SessionScripts {
             hold_device: Script::new(include_str!("scripts/hold_device.lua")),
             read_hold: Script::new(include_str!("scripts/read_hold.lua")),
             end_hold: Script::new(include_str!("scripts/end_hold.lua")),
+            replace_of_device: Script::new(include_str!("scripts/replace_of_device.lua")),
         }
     }
 }
@@ -178,6 +180,17 @@ impl Redis {
     pub(crate) async fn end_hold(&self, device: DeviceId) -> Result<bool, StoreError> {
         let mut invocation = self.sessions.end_hold.key(self.keys.hold(device));
         self.script(invocation.key(self.keys.displaced(device))).await
+    }
+
+    pub(crate) async fn replace_of_device(
+        &self,
+        device: DeviceId,
+        old: Vec<u8>,
+        new: Vec<u8>,
+    ) -> Result<(), StoreError> {
+        let mut invocation = self.sessions.replace_of_device.key(self.keys.hold(device));
+        let _: i64 = self.script(invocation.key(self.keys.holder(device)).arg(old).arg(new)).await?;
+        Ok(())
     }
 
     pub(crate) async fn lease_places(

@@ -316,6 +316,8 @@ async fn what_was_accepted_is_readable_under_the_next_key_encryption_key_alone()
     store.newcomer().accept_log(None).await.expect("accepted");
     let (before, next) = (SecretKey::new([0x4b; 32]), SecretKey::new([0x2d; 32]));
     let both = KekRing::new(&next, &[before]);
-    store.with_kek(both).reseal_identity().await.expect("sealed anew");
+    let rotating = store.with_kek(both);
+    rotating.begin_rotation(DEADLINE).await.expect("nobody else is there");
+    rotating.reseal_shared().await.expect("sealed anew");
     store.newcomer().with_kek(KekRing::new(&next, &[])).hear_witness(witness).await.expect("accepted before");
 }

@@ -74,6 +74,7 @@ async fn every_key_lives_as_documented() {
             "stream",
             "head",
             "logged",
+            "accepted",
             "announced",
             "ring",
         ];

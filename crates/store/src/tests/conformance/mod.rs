@@ -1,9 +1,11 @@
-//! One suite, every back end. What it runs is in `scenarios.rs` and `cluster.rs`.
+//! One suite, every back end. What it runs is in `scenarios.rs`, `cluster.rs` and `rotation.rs`.
 
 pub(super) mod cluster;
+mod rotation;
 pub(super) mod scenarios;
 
 use self::cluster::*;
+use self::rotation::*;
 use self::scenarios::*;
 use super::ring;
 use crate::Store;
@@ -69,6 +71,9 @@ suite! {
     bucket_gives_its_burst_and_refills,
     check_passes_on_a_healthy_store,
     new_key_alone_opens_what_was_resealed,
+    log_that_was_written_anew_goes_on_and_wakes_who_waits,
+    key_of_the_identity_seals_whatever_the_order_of_the_file,
+    pod_without_the_next_key_keeps_it_from_coming_into_force,
     pods_that_start_at_once_share_one_ring,
     ring_rotates_by_itself_and_forgets,
     destroyed_key_closes_the_records_it_sealed,

@@ -8,9 +8,9 @@ use super::super::{DEADLINE, eventually, id, individual, keys, psk, reason, tena
 use crate::record::RecordState;
 use crate::registry::move_to;
 use crate::{
-    DeviceState, KekRing, KeyLookup, KeySource, LastRekey, Limit, LimitOutcome, LimitSubject, LogPosition,
-    NewDevice, NewKey, PageRequest, Profile, RecordError, RegistryError, SecretKey, SessionKeys,
-    SessionRecord, Store, StoreError, clock, derived_psk,
+    DeviceState, KeyLookup, KeySource, LastRekey, Limit, LimitOutcome, LimitSubject, LogPosition, NewDevice,
+    NewKey, PageRequest, Profile, RecordError, RegistryError, SecretKey, SessionKeys, SessionRecord, Store,
+    StoreError, clock, derived_psk,
 };
 
 pub(crate) async fn created_device_connects_under_its_key(store: Store) {
@@ -442,27 +442,4 @@ pub(crate) async fn bucket_gives_its_burst_and_refills(store: Store) {
 
 pub(crate) async fn check_passes_on_a_healthy_store(store: Store) {
     store.check().await.expect("healthy");
-}
-
-pub(crate) async fn new_key_alone_opens_what_was_resealed(store: Store) {
-    let (old, new) = (SecretKey::new([0x4b; 32]), SecretKey::new([0x2d; 32]));
-    store.create_device(individual(1)).await.expect("created");
-    store.add_tenant_root(&tenant("default"), SecretKey::new([7; 32])).await.expect("a root");
-    let after = store.newcomer().with_kek(KekRing::new(&new, &[]));
-    assert!(matches!(after.check().await, Err(StoreError::Replaced)), "opened before it was resealed");
-
-    let rotating = store.newcomer().with_kek(KekRing::new(&new, &[old]));
-    rotating.check().await.expect("knows both keys");
-    rotating.reseal(id(1)).await.expect("the device");
-    rotating.reseal_tenant(&tenant("default")).await.expect("the tenant");
-    rotating.reseal_tenant(&tenant("nobody")).await.expect("nothing to do");
-    rotating.reseal_identity().await.expect("the store");
-    rotating.reseal_identity().await.expect("and again");
-
-    after.check().await.expect("the same life of the store");
-    assert_eq!(keys(&after, id(1)).await, [psk(1)]);
-    assert!(after.tenant(&tenant("default")).await.expect("read").is_some());
-    assert!(after.tenant(&tenant("nobody")).await.expect("read").is_none(), "made by resealing");
-    // Whoever was left with the old key alone does not take the store for its own.
-    assert!(matches!(store.reseal_identity().await, Err(StoreError::Replaced)));
 }
