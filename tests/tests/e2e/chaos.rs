@@ -7,6 +7,7 @@ mod kills;
 mod pairs;
 #[cfg(feature = "long")]
 mod restarts;
+mod rotation;
 
 use std::path::Path;
 use std::time::Duration;
