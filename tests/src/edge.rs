@@ -67,6 +67,16 @@ impl Edge {
     /// # Errors
     /// The binary is not built (the text says what to run), or does not become ready; the text has the end of its log.
     pub fn start(world: &World, options: &EdgeOptions) -> Result<Self> {
+        let mut edge = Self::begin(world, options)?;
+        edge.wait_ready()?;
+        Ok(edge)
+    }
+
+    /// Starts an edge that need not become ready.
+    ///
+    /// # Errors
+    /// The binary is not built; the text says what to run.
+    pub fn begin(world: &World, options: &EdgeOptions) -> Result<Self> {
         let (devices, admin) = (Arc::new(Port::claim()?), Arc::new(Port::claim()?));
         let name = unique("edge");
         let config = world.file(&format!("{name}.toml"));
@@ -78,9 +88,7 @@ impl Edge {
             vec![binary.display().to_string(), "--config".to_owned(), config.display().to_string()];
         command.extend(options.without_parent.then(|| "--no-parent".to_owned()));
         let process = spawn(&command, &log)?;
-        let mut edge = Self { process, command, log, devices, admin };
-        edge.wait_ready()?;
-        Ok(edge)
+        Ok(Self { process, command, log, devices, admin })
     }
 
     /// Starts it again with the same settings and ports; kills it first if it runs.
@@ -246,6 +254,14 @@ impl Edge {
     /// It still runs after `limit`.
     pub fn terminate(&mut self, limit: Duration) -> Result<ExitStatus> {
         self.process.signal(Signal::SIGTERM)?;
+        self.process.wait(limit).with_context(|| format!("end of its log:\n{}", self.process.log_tail()))
+    }
+
+    /// Waits for its end, which it comes to by itself.
+    ///
+    /// # Errors
+    /// It still runs after `limit`.
+    pub fn ended(&mut self, limit: Duration) -> Result<ExitStatus> {
         self.process.wait(limit).with_context(|| format!("end of its log:\n{}", self.process.log_tail()))
     }
 

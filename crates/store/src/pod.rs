@@ -52,6 +52,8 @@ pub struct PodRecord {
     pub kafka_ok_within_ms: Option<u32>,
     /// Pods that it does not hear over a link, at most [`MAX_UNLINKED`].
     pub unlinked: Vec<PodId>,
+    /// Whether it bars every other writer of a slot that it serves (`bus.guarantee`); `None` from a release that does not say so.
+    pub exactly_once: Option<bool>,
 }
 
 /// What became of a revocation by the deadline.
@@ -128,6 +130,7 @@ impl PodRecord {
             kafka_ok_within_ms: self.kafka_ok_within_ms,
             unlinked: self.unlinked.iter().flat_map(|pod| *pod.as_bytes()).collect(),
             keks: ring.names().flat_map(|name| name.0).collect(),
+            exactly_once: self.exactly_once,
         };
         seal::authenticate(ring, POD, message.encode_to_vec())
     }
@@ -150,6 +153,7 @@ impl PodRecord {
             applied: LogPosition(message.applied),
             kafka_ok_within_ms: message.kafka_ok_within_ms,
             unlinked: unlinked.iter().map(|pod| PodId::from_bytes(*pod)).collect(),
+            exactly_once: message.exactly_once,
         };
         if record.pod.to_string() != pod {
             return Err(RecordError::Swapped);

@@ -90,6 +90,6 @@ impl Store {
             return Ok(self.accepted(page));
         }
         // They have other numbers now; whoever still hears of the old ones need not look for them.
-        self.write_acceptance(page, LogPosition(newest)).await
+        self.write_acceptance(page, LogPosition(newest), &[]).await
     }
 }

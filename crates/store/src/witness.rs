@@ -26,17 +26,30 @@ pub struct StoreWitness {
     pub store: [u8; 16],
 }
 
-/// Up to where entries may be missing from the log of this store.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// Up to where entries may be missing from the log of this store, and whose ledgers it goes on with.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Acceptance {
     pub(crate) store: Identity,
     pub(crate) up_to: LogPosition,
+    /// The one accepted last comes last; at most [`PLACES`].
+    pub(crate) in_place_of: Vec<[u8; 16]>,
 }
 
+/// Stores in whose place one stands; when there are more, those that were accepted first are forgotten.
+const PLACES: usize = 32;
+
 impl Acceptance {
-    pub(crate) fn encode(self, ring: &KekRing) -> Vec<u8> {
-        let message =
-            proto::LogAcceptance { revision: REVISION, store: self.store.0.to_vec(), up_to: self.up_to.0 };
+    pub(crate) const fn none(store: Identity) -> Self {
+        Self { store, up_to: LogPosition::START, in_place_of: Vec::new() }
+    }
+
+    pub(crate) fn encode(&self, ring: &KekRing) -> Vec<u8> {
+        let message = proto::LogAcceptance {
+            revision: REVISION,
+            store: self.store.0.to_vec(),
+            up_to: self.up_to.0,
+            in_place_of: self.in_place_of.concat(),
+        };
         seal::authenticate(ring, ACCEPTANCE, message.encode_to_vec())
     }
 
@@ -45,7 +58,27 @@ impl Acceptance {
         let message = proto::LogAcceptance::decode(body.as_slice()).map_err(|_| RecordError::Malformed)?;
         check_revision(message.revision, REVISION)?;
         let store = message.store.as_slice().try_into().map_err(|_| RecordError::Malformed)?;
-        Ok(Self { store: Identity(store), up_to: LogPosition(message.up_to) })
+        let (in_place_of, []) = message.in_place_of.as_chunks::<16>() else {
+            return Err(RecordError::Malformed);
+        };
+        if in_place_of.len() > PLACES {
+            return Err(RecordError::Malformed);
+        }
+        let in_place_of = in_place_of.to_vec();
+        Ok(Self { store: Identity(store), up_to: LogPosition(message.up_to), in_place_of })
+    }
+
+    /// This one, and up to there and these stores besides.
+    fn and(mut self, up_to: LogPosition, in_place_of: &[[u8; 16]]) -> Self {
+        self.up_to = self.up_to.max(up_to);
+        for other in in_place_of {
+            if *other != self.store.0 && !self.in_place_of.contains(other) {
+                self.in_place_of.push(*other);
+            }
+        }
+        let over = self.in_place_of.len().saturating_sub(PLACES);
+        self.in_place_of.drain(..over);
+        self
     }
 }
 
@@ -56,6 +89,12 @@ impl Store {
     pub fn witness(&self) -> StoreWitness {
         let highest = StoreWitness { position: LogPosition(self.log.highest()), store: self.identity.0 };
         self.log.doubts().pop().unwrap_or(highest)
+    }
+
+    /// Which life of the store this process works with: another one after the store was emptied.
+    #[must_use]
+    pub const fn life(&self) -> [u8; 16] {
+        self.identity.0
     }
 
     /// Hears how far the revocation log had got, from outside the store. A log that does not have that entry, or a store of another life,
@@ -75,14 +114,43 @@ impl Store {
         self.check().await
     }
 
+    /// Whether a pod of this store may go on with ledgers whose last owner worked with that store: it is this one, or an operator has
+    /// accepted that this one stands in its place ([`Store::accept_in_place_of`]). Otherwise that store may be another deployment's.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Replaced`] as [`Store::check`]; [`StoreError`].
+    pub async fn stands_in_place_of(&self, other: [u8; 16]) -> Result<bool, StoreError> {
+        if other == self.identity.0 {
+            return Ok(true);
+        }
+        let page = self.look_at_log(u64::MAX, 1).await?;
+        self.check_identity(page.identity.as_deref())?;
+        Ok(self.acceptance(&page).in_place_of.contains(&other))
+    }
+
     /// Accepts a store whose revocation log lacks entries up to `up_to`; by default whatever may be missing until now. Pods give keys out
     /// again within a second. Devices that were revoked by such entries alone can connect again: revoke them anew first.
     ///
     /// # Errors
     ///
+    /// As [`Store::accept_in_place_of`].
+    pub async fn accept_log(&self, up_to: Option<LogPosition>) -> Result<LogPosition, StoreError> {
+        self.accept_in_place_of(up_to, &[]).await
+    }
+
+    /// As [`Store::accept_log`], and accepts besides that this store stands in the place of these, so that its pods go on with their
+    /// ledgers. Those that were accepted before stay so, the last 32 of all.
+    ///
+    /// # Errors
+    ///
     /// [`StoreError::Replaced`] as [`Store::check`]; [`StoreError::Contended`] when somebody else does the same at this moment;
     /// [`StoreError`].
-    pub async fn accept_log(&self, up_to: Option<LogPosition>) -> Result<LogPosition, StoreError> {
+    pub async fn accept_in_place_of(
+        &self,
+        up_to: Option<LogPosition>,
+        others: &[[u8; 16]],
+    ) -> Result<LogPosition, StoreError> {
         let page = self.look_at_log(u64::MAX, 1).await?;
         self.check_identity(page.identity.as_deref())?;
         let up_to = match up_to {
@@ -90,52 +158,58 @@ impl Store {
             // Numbers are times by the store's clock, or above the last one.
             None => LogPosition(self.backend.read_ring().await?.0.max(page.head)),
         };
-        self.write_acceptance(&page, up_to).await
+        self.write_acceptance(&page, up_to, others).await
     }
 
-    /// Writes it unless a higher one is there.
+    /// Writes it unless as much is accepted already.
     pub(crate) async fn write_acceptance(
         &self,
         page: &LogPage,
         up_to: LogPosition,
+        others: &[[u8; 16]],
     ) -> Result<LogPosition, StoreError> {
-        let known = self.accepted(page);
-        if known >= up_to {
-            return Ok(known);
+        let known = self.acceptance(page);
+        let new = known.clone().and(up_to, others);
+        if new != known {
+            self.swap_acceptance(page, &new).await?;
         }
-        let before = page.accepted.as_ref().map_or(0, |stored| stored.version);
-        let blob = Acceptance { store: self.identity, up_to }.encode(&self.kek);
-        let new = Stored { version: before.saturating_add(1), blob };
-        if self.backend.swap_accepted(before, new).await? { Ok(up_to) } else { Err(StoreError::Contended) }
+        Ok(new.up_to)
     }
 
     /// Writes an acceptance anew under the current key-encryption key.
     pub(crate) async fn reseal_acceptance(&self, page: &LogPage) -> Result<(), StoreError> {
-        let (Some(stored), accepted) = (&page.accepted, self.accepted(page)) else { return Ok(()) };
-        if accepted == LogPosition::START {
-            return Ok(());
-        }
-        let blob = Acceptance { store: self.identity, up_to: accepted }.encode(&self.kek);
-        let new = Stored { version: stored.version.saturating_add(1), blob };
-        if self.backend.swap_accepted(stored.version, new).await? {
+        let known = self.acceptance(page);
+        if known == Acceptance::none(self.identity) {
             Ok(())
         } else {
-            Err(StoreError::Contended)
+            self.swap_acceptance(page, &known).await
         }
+    }
+
+    async fn swap_acceptance(&self, page: &LogPage, new: &Acceptance) -> Result<(), StoreError> {
+        let before = page.accepted.as_ref().map_or(0, |stored| stored.version);
+        let stored = Stored { version: before.saturating_add(1), blob: new.encode(&self.kek) };
+        if self.backend.swap_accepted(before, stored).await? { Ok(()) } else { Err(StoreError::Contended) }
     }
 
     /// Up to where entries may be missing.
     pub(crate) fn accepted(&self, page: &LogPage) -> LogPosition {
-        let Some(stored) = &page.accepted else { return LogPosition::START };
+        self.acceptance(page).up_to
+    }
+
+    /// What an operator has accepted.
+    fn acceptance(&self, page: &LogPage) -> Acceptance {
+        let none = Acceptance::none(self.identity);
+        let Some(stored) = &page.accepted else { return none };
         match Acceptance::decode(&self.kek, &stored.blob) {
-            Ok(acceptance) if acceptance.store == self.identity => acceptance.up_to,
+            Ok(acceptance) if acceptance.store == self.identity => acceptance,
             Ok(_) => {
                 self.distrust("the acceptance of the revocation log", &RecordError::Swapped);
-                LogPosition::START
+                none
             }
             Err(error) => {
                 self.distrust("the acceptance of the revocation log", &error);
-                LogPosition::START
+                none
             }
         }
     }

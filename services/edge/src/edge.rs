@@ -214,7 +214,7 @@ impl Edge {
         if !config.cluster.enabled {
             return Self::start_on(config, deps, sockets, pulse, || {});
         }
-        let parts = ClusterParts::read(&deps.store, &deps.bus).await?;
+        let parts = ClusterParts::read(&config.cluster, &deps.store, &deps.bus).await?;
         let config = Arc::new(config);
         let prepared = prepare_all(sockets)?;
         let (clock, tasks) = (Clock::start(), TaskTracker::new());

@@ -340,6 +340,7 @@ fn a_pod_that_died_before_anybody_saw_it_is_not_waited_for() {
         applied: LogPosition::START,
         kafka_ok_within_ms: None,
         unlinked: Vec::new(),
+        exactly_once: None,
     };
     pods.runtime.block_on(store.announce_pod(&dead, Duration::from_millis(1))).expect("announced");
     let reason = "lost".parse().expect("a reason");

@@ -22,3 +22,4 @@ mod rolled_back;
 mod sessions;
 mod stopping;
 mod store_commands;
+mod strangers;

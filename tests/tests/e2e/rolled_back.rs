@@ -26,7 +26,7 @@ fn connects(sdk: &Sdk, device: &Credentials, edge: &Edge) {
 }
 
 /// A command of an operator, who works on the store of this edge.
-fn operator(edge: &Edge, command: &[&str]) {
+pub(crate) fn operator(edge: &Edge, command: &[&str]) {
     let mut sluice = Command::new(program("sluice").unwrap());
     let output = sluice.args(command).arg("--config").arg(edge.config()).output().unwrap();
     assert!(output.status.success(), "{command:?}: {output:?}");

@@ -130,7 +130,14 @@ async fn what_the_ledgers_say_of_the_store_is_read_from_their_ends() {
         rig.back.recv_timeout(LONG).expect("it comes back");
     }
     let heard = witnesses(&rig.config).await.expect("the ledgers can be read");
-    assert_eq!(heard, Witnesses { heard: witness(100).into_iter().collect(), unread: 0 });
+    let last = vec![(2, [0x57; 16])];
+    assert_eq!(heard, Witnesses { heard: witness(100).into_iter().collect(), last, unread: 0 });
+    // Whoever wrote last counts, however far another one had got.
+    *rig.witness.lock().expect("nobody panics with it") = Some(Witness { store: [0x99; 16], position: 0 });
+    assert!(rig.adopted.writer.try_submit(closing(1)).is_ok(), "it has room");
+    rig.back.recv_timeout(LONG).expect("it comes back");
+    let heard = witnesses(&rig.config).await.expect("the ledgers can be read");
+    assert_eq!((heard.heard.len(), heard.last), (2, vec![(2, [0x99; 16])]));
     *rig.witness.lock().expect("nobody panics with it") = None;
     for _ in 0..40 {
         assert!(rig.adopted.writer.try_submit(closing(1)).is_ok(), "it has room");

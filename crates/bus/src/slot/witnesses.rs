@@ -30,6 +30,9 @@ const LOOK: Duration = Duration::from_millis(50);
 pub struct Witnesses {
     /// The highest position of each life of a store, the highest first; those of a few lives.
     pub heard: Vec<Witness>,
+    /// Whose store each slot's last owner works with: the slot, and what its last record says, where it says anything. Without slots
+    /// whose ledger was not read to its end.
+    pub last: Vec<(u16, [u8; 16])>,
     /// Slots whose ledger was not read to its end in time.
     pub unread: usize,
 }
@@ -76,12 +79,19 @@ fn read_on(consumer: &BaseConsumer<Voice>, partitions: usize) -> Result<Witnesse
     let until = Instant::now() + WITHIN;
     let mut testimony = Testimony::default();
     let mut open = vec![true; partitions];
+    let mut last = vec![None; partitions];
     let mut last_error = None;
     while open.contains(&true) && Instant::now() < until {
         match consumer.poll(LOOK) {
             None => {}
             Some(Ok(message)) => match witness_of(&message) {
-                Some(Ok(witness)) => testimony.hear(witness),
+                Some(Ok(witness)) => {
+                    testimony.hear(witness);
+                    let slot = usize::try_from(message.partition()).ok();
+                    if let Some(last) = slot.and_then(|slot| last.get_mut(slot)) {
+                        *last = Some(witness.store);
+                    }
+                }
                 Some(Err(error)) => {
                     if let Some(withheld) = consumer.client().context().admit() {
                         let (slot, offset) = (message.partition(), message.offset());
@@ -99,14 +109,18 @@ fn read_on(consumer: &BaseConsumer<Voice>, partitions: usize) -> Result<Witnesse
             Some(Err(error)) => return Err(BusError::Read(error)),
         }
     }
-    let unread = open.into_iter().filter(|open| *open).count();
+    let unread = open.iter().filter(|open| **open).count();
     match last_error {
         // Nothing heard is nothing known.
         error if unread == partitions => {
             let late = KafkaError::MessageConsumption(RDKafkaErrorCode::OperationTimedOut);
             Err(BusError::Read(error.unwrap_or(late)))
         }
-        _ => Ok(Witnesses { heard: testimony.into_witnesses(), unread }),
+        _ => {
+            let ends = (0..).zip(&last).zip(&open).filter(|(_, open)| !**open);
+            let last = ends.filter_map(|((slot, last), _)| last.map(|store| (slot, store))).collect();
+            Ok(Witnesses { heard: testimony.into_witnesses(), last, unread })
+        }
     }
 }
 

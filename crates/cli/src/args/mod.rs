@@ -158,8 +158,9 @@ pub(crate) enum TopicsCommand {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum StoreCommand {
-    /// Accept a store that was rolled back or replaced, whose pods give out no keys for that. Revocations that it lost are not in
-    /// force any more: revoke those devices again first.
+    /// Accept a store that was rolled back or replaced, whose pods give out no keys, or do not get ready, for that. Revocations that it
+    /// lost are not in force any more: revoke those devices again first. If the ledgers (bus.topic_prefix) are another store's, this
+    /// one takes its place: only when no deployment uses that one any more.
     #[command(after_help = "Example:
   sluice store accept --config edge.toml")]
     Accept {

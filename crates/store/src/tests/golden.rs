@@ -168,6 +168,16 @@ fn pod_record_of_revision_1_is_read() {
 }
 
 #[test]
+fn pod_record_that_says_what_is_promised_and_which_keys_it_has_is_read() {
+    let expected = PodRecord { exactly_once: Some(false), ..pod_record(7, 42) };
+    let blob = golden(include_str!("../../tests/golden/pod-r1-guarantee-keks.hex"));
+    assert_eq!(hex::encode(expected.encode(&ring(), Identity([0x1d; 16]))), hex::encode(&blob));
+    let read = PodRecord::decode(&ring(), &expected.pod.to_string(), &blob).expect("revision 1");
+    let keks: Vec<_> = ring().names().collect();
+    assert_eq!((read.record, read.store, read.keks), (expected, Identity([0x1d; 16]), keks));
+}
+
+#[test]
 fn device_holder_of_revision_1_is_read() {
     let blob = golden(include_str!("../../tests/golden/holder-r1.hex"));
     let read = location::decode(&ring(), id(1), &HolderRow { epoch: 77, blob });
@@ -190,10 +200,18 @@ fn device_hold_of_revision_1_is_read() {
 
 #[test]
 fn log_acceptance_of_revision_1_is_read() {
-    let expected = Acceptance { store: Identity([0x1d; 16]), up_to: LogPosition(1_764_000_000_789) };
-    let blob = golden(include_str!("../../tests/golden/acceptance-r1.hex"));
-    assert_eq!(hex::encode(expected.encode(&ring())), hex::encode(&blob));
-    assert_eq!(Acceptance::decode(&ring(), &blob).expect("revision 1"), expected);
+    let up_to = LogPosition(1_764_000_000_789);
+    let alone = Acceptance { up_to, ..Acceptance::none(Identity([0x1d; 16])) };
+    let in_place_of = vec![[0x2e; 16], [0x3f; 16]];
+    let followed = Acceptance { in_place_of, ..alone.clone() };
+    for (expected, text) in [
+        (alone, include_str!("../../tests/golden/acceptance-r1.hex")),
+        (followed, include_str!("../../tests/golden/acceptance-r1-places.hex")),
+    ] {
+        let blob = golden(text);
+        assert_eq!(hex::encode(expected.encode(&ring())), hex::encode(&blob));
+        assert_eq!(Acceptance::decode(&ring(), &blob).expect("revision 1"), expected);
+    }
 }
 
 #[test]

@@ -247,9 +247,10 @@ async fn an_acceptance_of_another_store_or_by_somebody_without_the_key_is_none()
     let folder = tempfile::tempdir().expect("a temporary folder");
     let (witness, store) = nobody_remembers(folder.path()).await;
     let up_to = LogPosition(u64::MAX);
-    let of_another = Acceptance { store: Identity([9; 16]), up_to }.encode(&store.kek);
-    let by_another = Acceptance { store: store.identity, up_to }.encode(&KekRing::generate().expect("bytes"));
-    let mut changed = Acceptance { store: store.identity, up_to: LogPosition(1) }.encode(&store.kek);
+    let of_another = Acceptance { up_to, ..Acceptance::none(Identity([9; 16])) }.encode(&store.kek);
+    let ours = |up_to| Acceptance { up_to, ..Acceptance::none(store.identity) };
+    let by_another = ours(up_to).encode(&KekRing::generate().expect("bytes"));
+    let mut changed = ours(LogPosition(1)).encode(&store.kek);
     let last = changed.len() - 1;
     changed[last] ^= 1;
     for (version, blob) in (1..).zip([of_another, by_another, changed, Vec::new()]) {
@@ -294,6 +295,32 @@ async fn another_life_of_the_store_is_accepted_by_an_operator_and_not_by_itself(
     assert!(matches!(store.newcomer().hear_witness(same_number).await, Err(StoreError::RolledBack)));
     let nothing_revoked = StoreWitness { position: LogPosition::START, store: [8; 16] };
     store.hear_witness(nothing_revoked).await.expect("nothing can be missing");
+}
+
+#[tokio::test]
+async fn a_store_stands_in_the_place_of_another_one_only_where_an_operator_said_so_of_that_one() {
+    let (store, other, third) = (super::memory().await, [7; 16], [8; 16]);
+    let may_follow = async |life| store.newcomer().stands_in_place_of(life).await.expect("an answer");
+    assert!(may_follow(store.identity.0).await, "its own ledgers");
+    assert!(!may_follow(other).await);
+    store.accept_log(None).await.expect("accepted");
+    assert!(!may_follow(other).await, "what may be missing here says nothing of another store's ledgers");
+
+    let first = store.accept_in_place_of(None, &[other, store.identity.0]).await.expect("accepted");
+    assert!(may_follow(other).await && !may_follow(third).await);
+    let lower = store.newcomer().accept_in_place_of(Some(LogPosition(1)), &[third]).await.expect("accepted");
+    assert_eq!(lower, first, "what was accepted stays so");
+    assert!(may_follow(other).await && may_follow(third).await);
+    store.reseal_shared().await.expect("sealed anew");
+    assert!(may_follow(other).await && may_follow(third).await, "under another key as well");
+
+    for life in 100..=130 {
+        store.accept_in_place_of(None, &[[life; 16]]).await.expect("accepted");
+    }
+    assert!(
+        !may_follow(other).await && may_follow(third).await && may_follow([130; 16]).await,
+        "the last 32"
+    );
 }
 
 #[tokio::test]

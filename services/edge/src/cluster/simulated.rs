@@ -2,6 +2,7 @@
 
 use std::sync::{Arc, Mutex};
 
+use sluice_bus::Guarantee;
 use sluice_peers::{Inbound, Member, PeersHandle};
 use sluice_store::{LogPosition, Store};
 use sluice_types::PodId;
@@ -91,6 +92,7 @@ pub(crate) fn simulate(simulation: Simulation) -> Simulated {
         started: clock.wall(),
         draining: drains_seen,
         applied,
+        guarantee: Guarantee::ExactlyOnce,
     };
     tokio::spawn(tell_and_listen(store.clone(), myself, peers.clone(), members, stop.clone()));
     let (drain, drains) = mpsc::channel(1);

@@ -1,5 +1,8 @@
 //! How a pod joins the others, and leaves them.
 
+mod advertised;
+mod parts;
+
 use std::io;
 use std::sync::mpsc::SyncSender;
 use std::sync::{Arc, Mutex};
@@ -7,7 +10,7 @@ use std::time::Duration;
 
 use sluice_bus::{BusConfig, BusError};
 use sluice_peers::{Member, PeerConfig, Peers, PeersHandle, View};
-use sluice_store::{ClusterSecrets, LogPosition, Store, StoreError, StoreWitness};
+use sluice_store::{ClusterSecrets, LogPosition, Store, StoreError};
 use sluice_types::PodId;
 use tokio::runtime::Runtime;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -20,7 +23,7 @@ use super::owner::{Beginning, Owners};
 use super::penalties::tell_others;
 use super::questions::Questions;
 use super::ring::{follow_ring, hand_out, peer_secrets};
-use super::slot_map::{Place, SlotMap};
+use super::slot_map::SlotMap;
 use crate::admission::{Failed, Penalties};
 use crate::clock::Clock;
 use crate::config::ClusterConfig;
@@ -28,11 +31,12 @@ use crate::counts::Counts;
 use crate::link::{Command, ShardLink, ShardWaker, SlotNews, ToCluster};
 use crate::shard::{PeerShard, random};
 
+pub(crate) use self::parts::ClusterParts;
+pub(super) use self::parts::promised;
+
 /// How the links look up the owner of a slot.
 pub(super) type SlotMapReader = watch::Receiver<Arc<SlotMap>>;
 
-/// Pause between two questions to a Kafka that is away.
-const ASK_AGAIN: Duration = Duration::from_secs(1);
 /// How long a pod that ends tries to be taken off the list.
 const OFF_THE_LIST: Duration = Duration::from_secs(2);
 
@@ -57,87 +61,38 @@ pub enum JoinError {
     /// There is no ledger, or Kafka does not answer.
     #[error("edge.cluster.enabled needs the ledger topic (`sluice topics apply` makes it): {0}")]
     Ledger(#[source] BusError),
+    /// The store is another one now, or does not say which pods there are.
+    #[error("the store does not let this pod join the others: {0}")]
+    Store(#[source] StoreError),
+    /// Nobody could reach this pod.
+    #[error(
+        "edge.cluster.advertise is `{given}`, which is no address for the other pods: {source}. Write a name that is known to their resolver, or the host's address, as HOST:PORT (in Kubernetes the pod's own address; a headless service names a pod that is not ready yet only with publishNotReadyAddresses: true)"
+    )]
+    Advertise {
+        /// What is configured.
+        given: String,
+        /// What the resolver said.
+        #[source]
+        source: io::Error,
+    },
+    /// Pods that live promise something else.
+    #[error(
+        "the pods of this fleet, such as {address}, run bus.guarantee = \"{theirs}\", and this one is configured \"{ours}\": set the same. To change it for all, stop all pods, and then start them with the new one"
+    )]
+    Guarantee {
+        /// What is configured here.
+        ours: &'static str,
+        /// What they have.
+        theirs: &'static str,
+        /// One of them.
+        address: String,
+    },
     /// Links to other pods cannot be had.
     #[error(transparent)]
     Peers(#[from] sluice_peers::StartError),
     /// The system has no more threads or random bytes.
     #[error("the system refuses a resource: {0}")]
     System(#[from] io::Error),
-}
-
-/// What pods need to know before they can be one of many.
-pub(crate) struct ClusterParts {
-    secrets: ClusterSecrets,
-    slots: u16,
-}
-
-impl ClusterParts {
-    /// Waits for Kafka, which alone knows how many slots there are: it may be away when a pod starts, and comes back sooner than a pod
-    /// that is started ever more seldom.
-    ///
-    /// # Errors
-    ///
-    /// [`JoinError`]: without the store, or the ledger's topic, no pod starts as one of many.
-    pub(crate) async fn read(store: &Store, bus: &BusConfig) -> Result<Self, JoinError> {
-        let secrets = store.cluster_secrets().await.map_err(JoinError::Secrets)?;
-        let mut waiting = false;
-        let slots = loop {
-            match sluice_bus::slots(bus).await {
-                Ok(slots) => break slots,
-                Err(error @ BusError::Unreachable { .. }) => {
-                    if !std::mem::replace(&mut waiting, true) {
-                        tracing::warn!(%error, "waiting for Kafka: it knows how many slots there are");
-                    }
-                    tokio::time::sleep(ASK_AGAIN).await;
-                }
-                Err(error) => return Err(JoinError::Ledger(error)),
-            }
-        };
-        hear_witnesses(store, bus).await?;
-        Ok(Self { secrets, slots })
-    }
-
-    /// The secrets at the start; shards hear of later ones.
-    pub(crate) const fn secrets(&self) -> &ClusterSecrets {
-        &self.secrets
-    }
-
-    /// Nobody is known to serve anything yet.
-    pub(crate) fn slot_map(&self) -> SlotMap {
-        SlotMap::new(vec![Place::Nowhere; usize::from(self.slots)])
-    }
-}
-
-/// Hears from the ledgers how far the store had got, before anything is taken from it: when no other pod runs, nobody else knows whether
-/// it was rolled back meanwhile. A store that is not trusted for it gives no keys; the pod runs all the same, and says so.
-async fn hear_witnesses(store: &Store, bus: &BusConfig) -> Result<(), JoinError> {
-    let mut waiting = false;
-    let found = loop {
-        match sluice_bus::witnesses(bus).await {
-            Ok(found) => break found,
-            Err(error @ BusError::TopicMissing(_)) => return Err(JoinError::Ledger(error)),
-            Err(error) => {
-                if !std::mem::replace(&mut waiting, true) {
-                    tracing::warn!(%error, "waiting for Kafka: its ledgers know how far the store had got");
-                }
-                tokio::time::sleep(ASK_AGAIN).await;
-            }
-        }
-    };
-    if found.unread > 0 {
-        tracing::warn!(slots = found.unread, "not every ledger was heard about the store");
-    }
-    for heard in found.heard {
-        let witness = StoreWitness { position: LogPosition(heard.position), store: heard.store };
-        match store.hear_witness(witness).await {
-            // It has said so itself.
-            Ok(()) | Err(StoreError::RolledBack) => {}
-            Err(error) => {
-                tracing::warn!(%error, "the store is not trusted until it says whether it is whole");
-            }
-        }
-    }
-    Ok(())
 }
 
 /// This pod among the others.
@@ -196,7 +151,7 @@ pub(crate) async fn join(joining: Joining<'_>) -> Result<Linked, JoinError> {
     let Joining { config, bus, store, clock, parts, shards, map, applied, penalties, news, counts } = joining;
     let no_random = || io::Error::other("no random bytes");
     let me = PodId::from_bytes(random().ok_or_else(no_random)?);
-    let secrets = peer_secrets(&parts.secrets)
+    let secrets = peer_secrets(parts.secrets())
         .ok_or_else(|| io::Error::other("no secret of the cluster is in force"))?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
@@ -206,7 +161,7 @@ pub(crate) async fn join(joining: Joining<'_>) -> Result<Linked, JoinError> {
     let (cluster, from_peers) = mpsc::channel(FROM_PEERS);
     let (members_tx, members) = watch::channel(known_members(&store).await);
     let (secrets_tx, secrets) = watch::channel(secrets);
-    let (ring_tx, ring) = watch::channel(parts.secrets.clone());
+    let (ring_tx, ring) = watch::channel(parts.secrets().clone());
     let (draining, drains_seen) = watch::channel(false);
     let questions = Mutex::new(Questions::new(clock.now()));
     let counted = Arc::clone(&counts);
@@ -227,7 +182,14 @@ pub(crate) async fn join(joining: Joining<'_>) -> Result<Linked, JoinError> {
         }
     };
     let handle = peers.handle();
-    tracing::info!(pod = %me, address = handle.address(), slots = parts.slots, "one of many pods");
+    let guarantee = bus.guarantee();
+    tracing::info!(
+        pod = %me,
+        address = handle.address(),
+        slots = parts.slots(),
+        guarantee = guarantee.as_str(),
+        "one of many pods"
+    );
     let stop = CancellationToken::new();
     let myself = Myself {
         pod: me,
@@ -235,13 +197,14 @@ pub(crate) async fn join(joining: Joining<'_>) -> Result<Linked, JoinError> {
         started: clock.wall(),
         draining: drains_seen,
         applied,
+        guarantee,
     };
     let told =
         runtime.spawn(tell_and_listen(store.clone(), myself, handle.clone(), members_tx, stop.clone()));
     runtime.spawn(tell_others(handle.clone(), news, counts, stop.clone()));
     let followed = runtime.spawn(follow_ring(store.clone(), ring_tx, secrets_tx, stop.clone()));
     let (drain, drains) = mpsc::channel(1);
-    let slots = parts.slots;
+    let slots = parts.slots();
     let beginning = Beginning {
         me,
         bus: Ledgers::Kafka(bus),

@@ -109,6 +109,7 @@ pub(crate) fn pod_record(byte: u8, counter: u64) -> PodRecord {
         applied: LogPosition::START,
         kafka_ok_within_ms: None,
         unlinked: Vec::new(),
+        exactly_once: None,
     }
 }
 
@@ -139,6 +140,7 @@ pub(crate) async fn pods_are_listed_while_they_say_so(store: Store) {
         draining: true,
         kafka_ok_within_ms: Some(u32::MAX),
         unlinked: (100..228).map(pod).collect(),
+        exactly_once: Some(false),
         ..pod_record(3, 1)
     };
     store.announce_pod(&whole, DEADLINE).await.expect("announced");

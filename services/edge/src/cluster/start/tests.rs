@@ -16,7 +16,7 @@ const SLOTS: u16 = 8;
 async fn pod(store: &Store) -> Linked {
     let config = ClusterConfig { listen: "127.0.0.1:0".parse().expect("an address"), ..Default::default() };
     let secrets = store.cluster_secrets().await.expect("a ring");
-    let parts = ClusterParts { secrets, slots: SLOTS };
+    let parts = ClusterParts::new(secrets, SLOTS);
     let joining = Joining {
         config: &config,
         bus: BusConfig::default(),
