@@ -203,7 +203,7 @@ fn log_acceptance_of_revision_1_is_read() {
     let up_to = LogPosition(1_764_000_000_789);
     let alone = Acceptance { up_to, ..Acceptance::none(Identity([0x1d; 16])) };
     let in_place_of = vec![[0x2e; 16], [0x3f; 16]];
-    let followed = Acceptance { in_place_of, ..alone.clone() };
+    let followed = Acceptance { in_place_of, ..alone };
     for (expected, text) in [
         (alone, include_str!("../../tests/golden/acceptance-r1.hex")),
         (followed, include_str!("../../tests/golden/acceptance-r1-places.hex")),
