@@ -383,6 +383,7 @@ fn table(world: &World, options: &EdgeOptions, devices: &Port, admin: &Port) -> 
         [bus]
         brokers = ["{}"]
         topic_prefix = "{}"
+        slots = {}
         [admin]
         listen = "127.0.0.1:{}"
         "#,
@@ -397,6 +398,7 @@ fn table(world: &World, options: &EdgeOptions, devices: &Port, admin: &Port) -> 
         store.redis.key_prefix,
         bus.brokers.join("\", \""),
         bus.topic_prefix,
+        bus.slots,
         admin.number(),
     );
     let mut table: Table = text.parse().context("the settings are no TOML")?;

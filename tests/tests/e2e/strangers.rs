@@ -26,9 +26,9 @@ fn says(edge: &Edge, text: &str) {
     .unwrap();
 }
 
-fn is_ready(edge: &Edge) -> bool {
-    // One that does not answer is not.
-    edge.ask("GET", "/readyz", b"").is_ok_and(|(status, _)| status == 200)
+/// A pod that waits does not answer probes yet.
+fn was_ready(edge: &Edge) -> bool {
+    edge.log().unwrap().contains(r#""message":"ready""#)
 }
 
 fn adopted(edge: &Edge) -> f64 {
@@ -54,7 +54,7 @@ fn a_pod_of_another_deployment_takes_no_slot_of_a_fleet_whose_topics_it_was_give
         assert!(stranger.log().unwrap().contains(text), "it does not say {text}");
     }
     device.send(b"meanwhile").unwrap();
-    assert!(!is_ready(&stranger));
+    assert!(was_ready(&edge) && !was_ready(&stranger));
     assert_eq!(edge.metric("sluice_edge_slots_lost_total", &[]).unwrap(), 0.0, "nothing was taken");
     assert!(stranger.terminate(WITHIN).unwrap().success(), "it waits for nothing that holds it up");
 
@@ -76,7 +76,7 @@ fn pods_on_a_redis_that_was_emptied_while_none_ran_wait_for_an_operator_and_go_o
     let waiting = [Edge::begin(&world, &pod()).unwrap(), Edge::begin(&world, &pod()).unwrap()];
     for edge in &waiting {
         says(edge, NOT_ITS_OWN);
-        assert!(!is_ready(edge));
+        assert!(!was_ready(edge));
     }
     operator(&waiting[0], &["store", "accept"]);
     for edge in &waiting {
@@ -89,18 +89,33 @@ fn pods_on_a_redis_that_was_emptied_while_none_ran_wait_for_an_operator_and_go_o
 #[test]
 fn a_pod_that_promises_less_than_the_others_is_refused() {
     let world = World::shared().unwrap();
-    let edge = Edge::start(&world, &pod().with("bus.guarantee", "exactly_once")).unwrap();
+    let options = pod().with("bus.guarantee", "exactly_once").with("bus.slots", 1024);
+    let edge = Edge::start(&world, &options).unwrap();
+    says(&edge, "bus.slots is 1024, but");
     says(&edge, r#""guarantee":"exactly_once""#);
     let options = pod().with("bus.guarantee", "at_least_once").without_parent();
     let mut other = Edge::begin(&world, &options).unwrap();
     says(&other, "a pod of this fleet runs bus.guarantee");
     assert!(!other.ended(WITHIN).unwrap().success());
     says(&other, "To change it for all, stop all pods");
-    assert!(is_ready(&edge));
+    assert!(!was_ready(&other));
+    assert_eq!(edge.metric("sluice_edge_slots_lost_total", &[]).unwrap(), 0.0, "nothing was taken");
 
     // A fleet that was stopped starts with the other one.
     drop(other);
     let mut edge = edge;
     assert!(edge.terminate(WITHIN).unwrap().success());
     Edge::start(&world, &options).unwrap();
+}
+
+#[test]
+fn a_pod_under_a_name_that_nobody_knows_takes_no_slot() {
+    let world = World::shared().unwrap();
+    let options = pod().with("edge.cluster.advertise", "edge.invalid:0");
+    let edge = Edge::begin(&world, &options).unwrap();
+    says(&edge, "waiting for the name in edge.cluster.advertise");
+    assert!(!was_ready(&edge));
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let found = runtime.block_on(sluice_bus::witnesses(world.bus_config())).unwrap();
+    assert_eq!(found.last, [], "nobody's slots");
 }
