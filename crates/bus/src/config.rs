@@ -16,7 +16,8 @@ pub struct BusConfig {
     pub kind: BusKind,
     /// Brokers to ask first, as HOST:PORT. Default `["127.0.0.1:9092"]`.
     pub brokers: Vec<String>,
-    /// Start of every topic's name. Default `sluice`.
+    /// Start of every topic's name. Default `sluice`. Pods that share sessions use it with one store; those of another store take no
+    /// slot.
     pub topic_prefix: String,
     /// How batches are compressed: `none`, `gzip`, `snappy`, `lz4`. Default `lz4`; costs processor time, saves network and disk.
     pub compression: Compression,
@@ -29,11 +30,12 @@ pub struct BusConfig {
     pub groups_in_flight: u8,
     /// What a record of a UDP session is promised: `exactly_once` commits it and its session's number in one transaction of Kafka;
     /// `at_least_once` commits one after the other, faster, and a pod that dies between them doubles the record. Not set by
-    /// default: `exactly_once` with Kafka, `at_least_once` with the embedded broker, which can do no other.
+    /// default: `exactly_once` with Kafka, `at_least_once` with the embedded broker, which can do no other. The same for all pods
+    /// that share sessions: one that finds others with another one does not start.
     pub guarantee: Option<Guarantee>,
     /// Slots into which UDP sessions are divided: the partitions of the ledger topic when it is created, at least eight
-    /// times the largest number of pods (a pod that is dealt none hands all of UDP to the others), 1 to 1024. Fixed at its creation.
-    /// Default 64.
+    /// times the largest number of pods (a pod that is dealt none hands all of UDP to the others), 1 to 1024. Fixed at its creation:
+    /// where the topic has another number, that one is used, and said. Default 64.
     pub slots: u16,
     /// Pause between two commits of one slot: with `exactly_once` from the end of one to the beginning of the next, with
     /// `at_least_once` between their beginnings. Default `3ms`. Longer: fewer, larger transactions, later acknowledgements. Shorter:

@@ -86,7 +86,8 @@ pub struct ClusterConfig {
     /// Address and port for the links from other pods. Default `0.0.0.0:9443`. Port 0 lets the system choose.
     pub listen: SocketAddr,
     /// Where the other pods reach this one, `host:port`; port 0 is replaced by the one listened on. Default: the listening
-    /// address; must be given where that is all of a host's addresses (`0.0.0.0`).
+    /// address; must be given where that is all of a host's addresses (`0.0.0.0`). A name that is not known within half a minute of
+    /// the start ends the process.
     pub advertise: Option<String>,
     /// How old the snapshot of a slot gets in the store while its ledger goes on. Default `60s`. A longer one saves writes, of 35
     /// bytes for each session; whoever adopts the slot of a dead pod then reads that much more of the ledger.
