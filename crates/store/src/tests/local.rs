@@ -123,3 +123,17 @@ async fn expired_session_records_do_not_pile_up() {
     let kept = local.session_rows().await.expect("an answer");
     assert!(kept <= 110, "{kept} records kept, 100 are alive");
 }
+
+#[tokio::test]
+async fn a_process_that_starts_with_a_new_key_on_the_first_line_seals_under_the_one_in_force() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let path = folder.path().join("store.redb");
+    let (old, new) = (SecretKey::new([1; 32]), SecretKey::new([2; 32]));
+    let before = || KekRing::new(&old, &[]);
+    drop(open(&path, before()).await);
+    // Nothing was asked of the store yet but whether it is this key's.
+    let store = open(&path, KekRing::new(&new, std::slice::from_ref(&old))).await;
+    store.create_device(individual(1)).await.expect("created");
+    drop(store);
+    assert_eq!(keys(&open(&path, before()).await, id(1)).await, [psk(1)]);
+}
