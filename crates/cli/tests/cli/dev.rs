@@ -5,7 +5,7 @@ use std::process::Stdio;
 
 use serde_json::Value;
 
-use crate::running::{Dev, sluice};
+use crate::running::{DEV_ON_FREE_PORTS, Dev, sluice};
 
 const ID: &str = "02:A1:b2:c3:d4:e5";
 
@@ -108,8 +108,7 @@ fn mistakes_are_told_in_one_line_with_what_to_do() {
         assert!(!with.status.success() && text.contains("takes no `--config`"), "file there: {made}: {text}");
     }
 
-    let again =
-        dev.refused(&["dev", "--tcp", "127.0.0.1:0", "--udp", "127.0.0.1:0", "--admin", "127.0.0.1:0"]);
+    let again = dev.refused(&DEV_ON_FREE_PORTS);
     assert!(
         again.contains("another `sluice dev`") && again.contains("--data-dir"),
         "a second process on the same folder: {again}"
@@ -182,17 +181,8 @@ fn a_kafka_that_does_not_answer_is_waited_for_aloud() {
     let silent = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
     let kafka = silent.local_addr().expect("bound").to_string();
     let mut dev = sluice(folder.path())
-        .args([
-            "dev",
-            "--tcp",
-            "127.0.0.1:0",
-            "--udp",
-            "127.0.0.1:0",
-            "--admin",
-            "127.0.0.1:0",
-            "--kafka",
-            &kafka,
-        ])
+        .args(DEV_ON_FREE_PORTS)
+        .args(["--kafka", &kafka])
         .stdout(Stdio::null())
         .stderr(Stdio::piped())
         .spawn()

@@ -19,6 +19,10 @@ pub(crate) struct Dev {
     folder: Option<tempfile::TempDir>,
 }
 
+/// `sluice dev` beside whatever else listens.
+pub(crate) const DEV_ON_FREE_PORTS: [&str; 7] =
+    ["dev", "--tcp", "127.0.0.1:0", "--udp", "127.0.0.1:0", "--admin", "127.0.0.1:0"];
+
 impl Dev {
     pub(crate) fn start(args: &[&str]) -> Self {
         Self::start_in(tempfile::tempdir().expect("a folder"), args)
@@ -29,16 +33,8 @@ impl Dev {
         let ready_file = folder.path().join("ready.json");
         std::fs::write(&ready_file, "{\"stale\": true}").expect("written");
         let mut child = sluice(&data_dir)
-            .args([
-                "dev",
-                "--tcp",
-                "127.0.0.1:0",
-                "--udp",
-                "127.0.0.1:0",
-                "--admin",
-                "127.0.0.1:0",
-                "--ready-file",
-            ])
+            .args(DEV_ON_FREE_PORTS)
+            .arg("--ready-file")
             .arg(&ready_file)
             .args(args)
             .stdout(Stdio::piped())
