@@ -49,5 +49,5 @@ pub use counts::Count;
 pub use edge::{Deps, Edge, Ending, StartError};
 pub use handle::{Addresses, EdgeHandle};
 pub use link::SendError;
-pub use process::{Config, RunError, debug_routes, main, run};
+pub use process::{Config, RunError, main, run};
 pub use sockets::BindError;

@@ -1,7 +1,7 @@
 //! The edge as a process of its own: settings, telemetry, admin listener, back ends, then the edge itself, and all of it back.
 
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use axum::Router;
@@ -148,25 +148,28 @@ pub async fn main(file: &Path, mut parent: Option<Parent>) -> Result<(), RunErro
         }
         checked => checked?,
     }
+    let serving = Arc::new(OnceLock::new());
+    let admin = if config.edge.dangerously_allow_admin_send {
+        tracing::warn!("operators may send to any device (edge.dangerously_allow_admin_send)");
+        admin.with_guarded(debug_routes(Arc::clone(&serving)))
+    } else {
+        admin
+    };
+    // Before it joins the others, which may wait for Kafka or for an operator: a probe that hears nothing would end the process.
+    tasks.accompany("admin", admin.serve());
     let deps = Deps { store: store.clone(), bus: config.bus.clone(), meter: telemetry.meter("sluice.edge") };
     let sockets = bind_on(&mut config.edge, kept)?;
     let to_keep = copies(&sockets).map_err(StartError::from)?;
     let mut edge = tokio::select! {
         joined = Edge::join_on(config.edge.clone(), &deps, sockets, pulse) => joined?,
-        // It may wait for Kafka; nothing was served yet.
+        // It may wait; nothing was served yet.
         () = shutdown.requested() => return Ok(()),
     };
     if let Some(parent) = &parent {
         parent.keep(&config.edge.parent, &to_keep)?;
     }
     drop(to_keep);
-    let admin = if config.edge.dangerously_allow_admin_send {
-        tracing::warn!("operators may send to any device (edge.dangerously_allow_admin_send)");
-        admin.with_guarded(debug_routes(edge.handle()))
-    } else {
-        admin
-    };
-    tasks.accompany("admin", admin.serve());
+    let _first = serving.set(edge.handle());
     let view = edge.view();
     let sight = KafkaSight::new(checks.kafka.clone(), &config.bus, kafka_answers);
     let (asked, answers) = watch::channel(Asked::NotYet);
@@ -245,17 +248,20 @@ async fn look(pulse: Pulse, heart: Option<Heart>) {
 /// How long readiness waits for the writers' first answers from Kafka.
 const WARM_WITHIN: Duration = Duration::from_secs(5);
 
-/// `POST /debug/devices/{id}/send`: brings the body to a device. Only behind
+/// `POST /debug/devices/{id}/send`: brings the body to a device, once there is an edge. Only behind
 /// [`EdgeConfig::dangerously_allow_admin_send`].
-pub fn debug_routes(edge: EdgeHandle) -> Router {
-    Router::new().route("/debug/devices/{id}/send", post(send)).with_state(Arc::new(edge))
+fn debug_routes(serving: Arc<OnceLock<EdgeHandle>>) -> Router {
+    Router::new().route("/debug/devices/{id}/send", post(send)).with_state(serving)
 }
 
 async fn send(
-    State(edge): State<Arc<EdgeHandle>>,
+    State(serving): State<Arc<OnceLock<EdgeHandle>>>,
     UrlPath(id): UrlPath<String>,
     body: Bytes,
 ) -> (StatusCode, String) {
+    let Some(edge) = serving.get() else {
+        return (StatusCode::SERVICE_UNAVAILABLE, "not serving yet: see /readyz\n".to_owned());
+    };
     let device: DeviceId = match id.parse() {
         Ok(device) => device,
         Err(error) => return (StatusCode::BAD_REQUEST, format!("{error}\n")),

@@ -21,19 +21,23 @@ fn edge(config: &Path) -> Command {
     command
 }
 
-/// The address in the log line with this message.
-fn logged_address(log: &mut impl BufRead, message: &str) -> SocketAddr {
-    let mut seen = String::new();
+/// The addresses in the log lines with these messages, in whatever order those come.
+fn logged_addresses<const N: usize>(log: &mut impl BufRead, messages: [&str; N]) -> [SocketAddr; N] {
+    let (mut seen, mut found) = (String::new(), [None; N]);
     for line in log.lines() {
         let line = line.expect("text");
-        if line.contains(message) {
+        if let Some(place) = messages.iter().position(|message| line.contains(message)) {
             let address = line.split(|c: char| !(c.is_ascii_digit() || c == '.' || c == ':'));
-            return address.filter_map(|part| part.parse().ok()).next_back().expect("an address in the line");
+            found[place] = address.filter_map(|part| part.parse().ok()).next_back();
+            assert!(found[place].is_some(), "no address in the line: {line}");
+        }
+        if found.iter().all(Option::is_some) {
+            return found.map(|address| address.expect("all are there"));
         }
         seen.push_str(&line);
         seen.push('\n');
     }
-    panic!("the log ended without `{message}`:\n{seen}");
+    panic!("the log ended without all of {messages:?}:\n{seen}");
 }
 
 fn get(admin: SocketAddr, path: &str) -> String {
@@ -95,12 +99,10 @@ fn it_serves_from_a_file_and_drains_on_sigterm() {
 
     let mut child = Killed(edge(&path("edge.toml")).spawn().expect("the binary"));
     let mut log = BufReader::new(child.0.stderr.take().expect("piped"));
-    let udp = logged_address(&mut log, "listening for devices over UDP");
-    let admin = logged_address(&mut log, "admin listener");
+    let [udp, admin] = logged_addresses(&mut log, ["listening for devices over UDP", "admin listener"]);
     let mut device = UdpDevice::connect(udp, id(1), &PSK);
     device.send(b"from a file");
-    let answer = get(admin, "/readyz?verbose");
-    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    common::eventually("ready", || get(admin, "/readyz").starts_with("HTTP/1.1 200"));
     // The embedded broker cannot describe topics, and saying so is the answer here.
     common::eventually("what the topics keep was asked for", || {
         get(admin, "/readyz?verbose").contains("[-] topics cannot be described: ")
@@ -152,7 +154,7 @@ fn it_starts_without_kafka_says_so_and_is_ready() {
     std::fs::write(path("edge.toml"), config).expect("a file");
     let mut child = Killed(edge(&path("edge.toml")).spawn().expect("the binary"));
     let mut log = BufReader::new(child.0.stderr.take().expect("piped"));
-    let admin = logged_address(&mut log, "admin listener");
+    let [admin] = logged_addresses(&mut log, ["admin listener"]);
     common::eventually("ready without Kafka", || get(admin, "/readyz").starts_with("HTTP/1.1 200"));
     common::eventually("Kafka is named", || {
         let answer = get(admin, "/readyz?verbose");
