@@ -72,6 +72,7 @@ suite! {
     check_passes_on_a_healthy_store,
     new_key_alone_opens_what_was_resealed,
     log_that_was_written_anew_goes_on_and_wakes_who_waits,
+    copy_of_the_log_takes_its_place_only_when_it_has_all,
     key_of_the_identity_seals_whatever_the_order_of_the_file,
     pod_without_the_next_key_keeps_it_from_coming_into_force,
     pods_that_start_at_once_share_one_ring,

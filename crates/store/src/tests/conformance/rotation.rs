@@ -115,6 +115,28 @@ pub(crate) async fn log_that_was_written_anew_goes_on_and_wakes_who_waits(store:
     assert_eq!(store.distrusted_values(), 0, "the log was never shorter than it was known to be");
 }
 
+pub(crate) async fn copy_of_the_log_takes_its_place_only_when_it_has_all(store: Store) {
+    for number in 1..=3 {
+        store.create_device(individual(number)).await.expect("created");
+    }
+    for number in 1..=2 {
+        store.revoke(id(number), &reason("sold")).await.expect("revoked");
+    }
+    let page = store.look_at_log(0, 10).await.expect("readable");
+    let last = page.entries.last().expect("two entries").0;
+    store.backend.begin_log_copy().await.expect("begun");
+    store.backend.copy_to_log(page.entries).await.expect("copied");
+    // Somebody revokes meanwhile.
+    let later = store.revoke(id(3), &reason("stolen")).await.expect("revoked");
+    assert!(!store.backend.end_log_copy(last).await.expect("an answer"), "it lacks the last one");
+    let rest = store.look_at_log(last, 10).await.expect("readable").entries;
+    store.backend.copy_to_log(rest).await.expect("copied");
+    assert!(store.backend.end_log_copy(later.0).await.expect("an answer"));
+    let log = store.revocations_after(LogPosition::START).await.expect("readable");
+    let devices: Vec<_> = log.entries.iter().map(|entry| entry.device).collect();
+    assert_eq!((devices, log.position), (vec![id(1), id(2), id(3)], later));
+}
+
 pub(crate) async fn key_of_the_identity_seals_whatever_the_order_of_the_file(store: Store) {
     let one = process(&store, &NEW, &[OLD]).await;
     let other = process(&store, &OLD, &[NEW]).await;
